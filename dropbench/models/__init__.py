@@ -1,0 +1,81 @@
+"""Nets that declare sites: one file is one model, built on the stacked layers of `layers.py`."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from dropbench.parts import Part
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+    from dropbench.spec import Facts, Site
+    from dropbench.strategy import NoiseFn
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """What a model asks for: one parameter of one run, or one running figure.
+
+    Args:
+        name: unique in the model, `hidden1.weight`.
+        shape: without the run axis.
+        init: `uniform` in [-bound, bound], or a constant.
+        bound: of the uniform.
+        unit_axis: axis whose elements are the units of a hidden layer, where max-norm bounds the weights coming into
+            each; None where it does not apply (biases, output layer).
+        decays: whether weight decay acts on it (weights) or not (biases, gains).
+        trained: False for running figures such as the moments of batch norm.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    init: Literal["uniform", "zeros", "ones"] = "uniform"
+    bound: float = 0.0
+    unit_axis: int | None = None
+    decays: bool = False
+    trained: bool = True
+
+
+class Moments(Protocol):
+    """Gives a normalising layer its mean and variance: those of the batch in training, the running ones in evaluation."""
+
+    def __call__(self, name: str, value: Tensor, over: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        """Mean and (biased) variance of `value` over the axes `over`, with those axes kept at length 1."""
+
+
+class Model(Part):
+    """Abstract: a net as a pure function of its parameters, every tensor with a leading run axis R."""
+
+    folder = "models"
+
+    @abstractmethod
+    def parameters(self, facts: Facts) -> tuple[Parameter, ...]:
+        """The parameters for such data.
+
+        Raises:
+            UserError: the model cannot be fed such data.
+        """
+
+    @abstractmethod
+    def sites(self, facts: Facts) -> tuple[Site, ...]:
+        """Where noise may act, in the order of the data's way."""
+
+    @abstractmethod
+    def apply(self, params: Mapping[str, Tensor], inputs: Tensor, noise: NoiseFn, moments: Moments, facts: Facts) -> Tensor:
+        """The outputs of R nets.
+
+        Args:
+            params: as declared, each [R, *shape].
+            inputs: [R, batch, *facts.shape].
+            noise: to be called at every site.
+            moments: for normalising layers.
+            facts: of the data.
+
+        Returns:
+            [R, batch, outputs], or [R, batch, steps, outputs] if `facts.per_step`.
+        """

@@ -1,0 +1,37 @@
+"""Bernoulli dropout (Srivastava et al., 2014)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dropbench.noise import Noise, Perturbation
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Bernoulli(Noise):
+    """Inverted Bernoulli dropout: an element is 0 with probability `rate`, else divided by the keep probability.
+
+    Formula: `y = x m / (1 - rate)`, `m ~ Bernoulli(1 - rate)`; in evaluation `y = x`.
+
+    Locked, spatial and word dropout, and DropConnect, are this noise with a shared axis or at a weight.
+
+    Source: Srivastava, Hinton, Krizhevsky, Sutskever, Salakhutdinov, JMLR 15 (2014).
+    """
+
+    draw = "bits"
+    kinds = frozenset({"input", "embedding", "hidden", "state", "candidate", "cell", "recurrent_weight"})
+    transition = ("state", ("step",))  # one mask a sequence on the copy of h (Gal and Ghahramani, 2016)
+
+    def perturb(self, draw: Tensor, rate: Tensor) -> Perturbation:
+        """Keeps an element whose 16-bit word is not below `rate * 2**16`."""
+        threshold = (rate * 2**16).round() - 2**15
+        kept = draw >= threshold.to(draw.dtype)
+        return Perturbation(kept / (1 - rate))
+
+    def realised(self, perturbation: Perturbation) -> Tensor:
+        """The share of elements that were dropped."""
+        return (perturbation.scale == 0).flatten(1).float().mean(1)

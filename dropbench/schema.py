@@ -1,0 +1,171 @@
+"""Plain data (what YAML can say) to frozen dataclasses and back: closed, typed, checked.
+
+Every error is one line that names the key, the value, what is allowed and the nearest known name.
+"""
+
+from __future__ import annotations
+
+import math
+import types
+from collections.abc import Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from functools import cache
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from dropbench.errors import UserError, nearest
+from dropbench.parts import Part, find
+from dropbench.spec import Range
+
+T = TypeVar("T")
+
+
+def build(cls: type[T], data: object, path: str = "", extensions: tuple[str, ...] = ()) -> T:
+    """Checks `data` against the fields of the dataclass `cls` and returns an instance.
+
+    Args:
+        cls: a dataclass; the annotations of its fields say what is allowed.
+        data: a mapping with string keys.
+        path: of `data` in the config, for messages.
+        extensions: packages that bring parts of their own.
+
+    Raises:
+        UserError: an unknown or missing key, a wrong type, a value out of range.
+    """
+    if not isinstance(data, Mapping):
+        raise UserError(f"{path}={data!r}: allowed is a mapping of the keys {', '.join(_hints(cls))}")
+    hints = _hints(cls)
+    for key in data:
+        if key not in hints:
+            known = [_join(path, name) for name in hints]
+            raise UserError(
+                f"unknown key {_join(path, str(key))}={_shown(data[key])}"
+                f"{nearest(_join(path, str(key)), known) or '; known: ' + ', '.join(known)}"
+            )
+    values = {}
+    for item in fields(cls):  # type: ignore[arg-type]
+        if item.name in data:
+            values[item.name] = _value(hints[item.name], data[item.name], _join(path, item.name), extensions)
+        elif item.default is MISSING and item.default_factory is MISSING:
+            raise UserError(f"missing key {_join(path, item.name)}")
+    try:
+        return cls(**values)
+    except ValueError as error:  # a rule between fields, stated by the class itself
+        raise UserError(f"{path}: {error}" if path else str(error)) from error
+
+
+def plain(value: object) -> Any:
+    """The inverse of `build`: mappings, lists and scalars, with every key written out and the kind of every part."""
+    if isinstance(value, Part):
+        return {"kind": value.kind(), **{f.name: plain(getattr(value, f.name)) for f in fields(value)}}  # type: ignore[arg-type]
+    if is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, tuple):
+        return [plain(item) for item in value]
+    return value
+
+
+@cache
+def _hints(cls: type) -> dict[str, Any]:
+    hints = get_type_hints(cls, include_extras=True)
+    return {item.name: hints[item.name] for item in fields(cls)}
+
+
+def _join(path: str, key: str) -> str:
+    return f"{path}.{key}" if path else key
+
+
+def _shown(value: object) -> str:
+    text = "null" if value is None else str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _value(hint: Any, value: object, path: str, extensions: tuple[str, ...]) -> Any:
+    origin = get_origin(hint)
+    if origin is Annotated:
+        inner, *bounds = get_args(hint)
+        result = _value(inner, value, path, extensions)
+        for number in result if isinstance(result, tuple) else (result,):
+            for bound in bounds:
+                if number is not None and number not in bound:
+                    raise UserError(f"{path}={_shown(value)}: out of range; allowed: {bound}")
+        return result
+    if origin in (Union, types.UnionType):
+        return _any_of(get_args(hint), value, path, extensions)
+    if origin is Literal:
+        if value in get_args(hint) and not isinstance(value, bool):
+            return value
+        known = [str(choice) for choice in get_args(hint)]
+        raise UserError(f"{path}={_shown(value)}: allowed: {', '.join(known)}{nearest(str(value), known)}")
+    if origin is tuple:
+        items = value if isinstance(value, list | tuple) else [value]  # one value stands for a list of one
+        item_hint = get_args(hint)[0]
+        return tuple(_value(item_hint, item, f"{path}[{index}]" if isinstance(value, list | tuple) else path, extensions)
+                     for index, item in enumerate(items))
+    if origin in (dict, Mapping):
+        return _mapping(get_args(hint)[1], value, path, extensions)
+    if isinstance(hint, type) and issubclass(hint, Part):
+        return _part(hint, value, path, extensions, default=None)
+    if is_dataclass(hint):
+        return build(hint, value, path, extensions)
+    return _scalar(hint, value, path)
+
+
+def _any_of(hints: tuple[Any, ...], value: object, path: str, extensions: tuple[str, ...]) -> Any:
+    if value is None and type(None) in hints:
+        return None
+    allowed = []
+    for hint in hints:
+        if hint is type(None):
+            allowed.append("null")
+            continue
+        try:
+            return _value(hint, value, path, extensions)
+        except UserError as error:
+            if "out of range" in str(error):
+                raise
+            allowed.append(str(error).partition("allowed: ")[2].partition(";")[0])
+    raise UserError(f"{path}={_shown(value)}: allowed: {' or '.join(filter(None, allowed))}")
+
+
+def _mapping(hint: Any, value: object, path: str, extensions: tuple[str, ...]) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise UserError(f"{path}={_shown(value)}: allowed: a mapping of names")
+    result = {}
+    for label, item in value.items():
+        if item is None:  # `strategy.policies.gradual=null` takes the entry out
+            continue
+        where = _join(path, str(label))
+        if isinstance(hint, type) and issubclass(hint, Part):
+            result[str(label)] = _part(hint, item, where, extensions, default=str(label))
+        else:
+            result[str(label)] = _value(hint, item, where, extensions)
+    return result
+
+
+def _part(base: type[Part], value: object, path: str, extensions: tuple[str, ...], default: str | None) -> Part:
+    if isinstance(value, str):
+        value = {"kind": value}
+    if not isinstance(value, Mapping):
+        raise UserError(f"{path}={_shown(value)}: allowed: the name of a {base.__name__.lower()}, or a mapping with its kind")
+    kind = value.get("kind", default)
+    if not isinstance(kind, str):
+        raise UserError(f"missing key {path}.kind")
+    cls = find(base, kind, f"{path}.kind" if "kind" in value else path, extensions)
+    return build(cls, {key: item for key, item in value.items() if key != "kind"}, path, extensions)
+
+
+def _scalar(hint: Any, value: object, path: str) -> Any:
+    if hint is bool and isinstance(value, bool):
+        return value
+    if hint is int and isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        return float(value)
+    if hint is str and isinstance(value, str):
+        return value
+    wanted = {bool: "true or false", int: "a whole number", float: "a finite number", str: "a text"}
+    if hint not in wanted:
+        raise TypeError(f"{path}: the schema knows no rule for {hint!r}")
+    raise UserError(f"{path}={_shown(value)}: allowed: {wanted[hint]}")
