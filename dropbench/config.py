@@ -1,0 +1,161 @@
+"""The border: what Hydra composed becomes one closed, typed, checked `Config`; nothing behind it sees a DictConfig."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, Literal
+
+from dropbench import __version__, schema
+from dropbench.data import Dataset
+from dropbench.errors import UserError
+from dropbench.models import Model
+from dropbench.objectives import Objective
+from dropbench.optim import Optimizer
+from dropbench.parts import find
+from dropbench.spec import Range
+from dropbench.strategy import Strategy
+
+_STUDY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}\Z")
+_DEVICE = re.compile(r"(auto|cpu|cuda(:\d{1,3})?)\Z")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How a run is evaluated.
+
+    Args:
+        every: epochs between evaluations; the last epoch is always evaluated.
+    """
+
+    every: Annotated[int, Range(1, 1_000_000)] = 1
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything about one run. The fields under `CIRCUMSTANCES` do not change its result and are not in its hash.
+
+    Args:
+        dataset: what is learned.
+        model: what learns.
+        strategy: the dropout strategy.
+        optimizer: the update rule and the recipe around it.
+        epochs: passes over the training set.
+        batch_size: examples an update.
+        seed: of initial weights, data order, masks and augmentation; 0 is a seed like any other.
+        precision: of the forward and backward pass; parameters and losses are float32.
+        selection: which evaluation gives the result: the one with the lowest validation error, or the last.
+        early_stop: evaluations without a better one after which a run stops; null for never.
+        evaluation: how often.
+        study: the folder under `output_root` that the run belongs to.
+        device: `auto` (CUDA if there is one), `cpu`, `cuda`, `cuda:N`.
+        data_root: where data sets lie or are downloaded to; null: `$DROPBENCH_DATA`, else `data`.
+        output_root: where studies lie.
+        rerun: whether to train again what is done.
+        stack: most runs that train as one batch; `auto` for as many as memory takes.
+        workers: processes on this machine.
+        launcher: what starts the runs.
+        extensions: packages that bring parts and configs.
+    """
+
+    dataset: Dataset
+    model: Model
+    strategy: Strategy
+    optimizer: Optimizer
+    epochs: Annotated[int, Range(1, 1_000_000)] = 40
+    batch_size: Annotated[int, Range(1, 1_000_000)] = 64
+    seed: Annotated[int, Range(0, 2**64 - 1)] = 0
+    precision: Literal["float32", "bfloat16"] = "float32"
+    selection: Literal["validation_best", "last"] = "validation_best"
+    early_stop: Annotated[int, Range(1, 1_000_000)] | None = None
+    evaluation: Evaluation = field(default_factory=Evaluation)
+    study: str = "main"
+    device: str = "auto"
+    data_root: str | None = None
+    output_root: str = "outputs"
+    rerun: bool = False
+    stack: Annotated[int, Range(1, 4096)] | Literal["auto"] = "auto"
+    workers: Annotated[int, Range(1, 1)] = 1
+    launcher: Literal["local"] = "local"
+    extensions: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Checks names that become paths or devices."""
+        if not _STUDY.match(self.study):
+            raise ValueError(f"study={self.study!r}: allowed: up to 80 letters, digits, '.', '_' and '-', a letter or digit first")
+        if not _DEVICE.match(self.device):
+            raise ValueError(f"device={self.device}: allowed: auto, cpu, cuda, cuda:N")
+
+
+CIRCUMSTANCES = frozenset(
+    {"study", "device", "data_root", "output_root", "rerun", "stack", "workers", "launcher", "extensions"}
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A config, the names of the choices that made it, and what the user typed."""
+
+    config: Config
+    choices: Mapping[str, str]
+    overrides: tuple[str, ...] = ()
+
+    @property
+    def id(self) -> str:
+        """Readable and content-addressed: `digits-mlp-gradual-r0.5-s0-3f9a1c2b`."""
+        names = [re.sub(r"[^A-Za-z0-9._]+", ".", self.choices[group]) for group in ("dataset", "model", "strategy")]
+        config = self.config
+        return "-".join((*names, f"r{config.strategy.rate:g}", f"s{config.seed}", digest(meaning(config))))
+
+    @property
+    def group(self) -> str:
+        """The hash of everything but the seed: runs that share it are repetitions of one another."""
+        return digest({**meaning(self.config), "seed": None, "choices": dict(self.choices)})
+
+
+def check(data: Mapping[str, Any]) -> Config:
+    """Checks a composed config.
+
+    Raises:
+        UserError: an unknown key, a wrong type, a value out of range; one line that names the key.
+    """
+    names = data.get("extensions") or ()
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise UserError(f"extensions={names}: allowed: a list of package names")
+    extensions = tuple(names)
+    config = schema.build(Config, {**data, "strategy": _with_objective(data, extensions)}, "", extensions)
+    plain = find(Objective, config.dataset.objective, "dataset.kind", extensions)
+    objective = config.strategy.objective
+    if not objective.tasks & plain.tasks:
+        raise UserError(
+            f"strategy.objective={objective.kind()}: the data set is a {'/'.join(sorted(plain.tasks))} task; "
+            f"allowed: auto, {plain.kind()}"
+        )
+    return replace(config, strategy=config.strategy.canonical())
+
+
+def _with_objective(data: Mapping[str, Any], extensions: tuple[str, ...]) -> Any:
+    """The strategy node with the objective `auto` replaced by the plain one of the data set."""
+    strategy, dataset = data.get("strategy"), data.get("dataset")
+    if not isinstance(strategy, Mapping) or not isinstance(dataset, Mapping):
+        return strategy  # the schema says what is wrong
+    kind = dataset.get("kind")
+    if strategy.get("objective", "auto") != "auto" or not isinstance(kind, str):
+        return strategy
+    return {**strategy, "objective": find(Dataset, kind, "dataset.kind", extensions).objective}
+
+
+def meaning(config: Config) -> dict[str, Any]:
+    """What decides the result of a run: the config without its circumstances, and the minor version of dropbench."""
+    data = {key: value for key, value in schema.plain(config).items() if key not in CIRCUMSTANCES}
+    data["version"] = ".".join(__version__.split(".")[:2])
+    return data
+
+
+def digest(data: Mapping[str, Any]) -> str:
+    """Eight hex digits of the SHA-256 of canonical JSON."""
+    text = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
