@@ -6,11 +6,12 @@ Every error is one line that names the key, the value, what is allowed and the n
 from __future__ import annotations
 
 import math
+import sys
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from dropbench.errors import UserError, nearest
 from dropbench.parts import Part, find
@@ -68,8 +69,10 @@ def plain(value: object) -> Any:
 
 @cache
 def _hints(cls: type) -> dict[str, Any]:
-    hints = get_type_hints(cls, include_extras=True)
-    return {item.name: hints[item.name] for item in fields(cls)}
+    """The types of the fields. Other annotations of the class may name what is imported for type checkers alone."""
+    owner = {name: base for base in reversed(cls.__mro__) for name in vars(base).get("__annotations__", ())}
+    scopes = {item.name: vars(sys.modules[owner[item.name].__module__]) for item in fields(cls)}
+    return {item.name: eval(str(item.type), scopes[item.name]) for item in fields(cls)}  # noqa: S307 - our own source
 
 
 def _join(path: str, key: str) -> str:

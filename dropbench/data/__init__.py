@@ -12,6 +12,7 @@ from dropbench.parts import Part
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import torch
     from torch import Tensor
 
     from dropbench.spec import Facts
@@ -34,6 +35,24 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.inputs)
+
+    def to(self, device: torch.device) -> Split:
+        """The same examples on a device."""
+        facts = {name: figure.to(device) for name, figure in self.facts.items()}
+        return Split(self.inputs.to(device), self.targets.to(device), facts)
+
+    def head(self, count: int) -> Split:
+        """The first `count` examples, or all where there are fewer."""
+        facts = {name: figure[:count] for name, figure in self.facts.items()}
+        return Split(self.inputs[:count], self.targets[:count], facts)
+
+    def gather(self, index: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Inputs, targets and facts of the examples `index` [R, batch], each [R, batch, ...]."""
+
+        def rows(tensor: Tensor) -> Tensor:
+            return tensor.index_select(0, index.flatten()).view(*index.shape, *tensor.shape[1:])
+
+        return rows(self.inputs), rows(self.targets), {name: rows(figure) for name, figure in self.facts.items()}
 
 
 #: (batch inputs [R, batch, *shape], streams, step) -> augmented inputs.
@@ -58,6 +77,11 @@ class Data:
     test: Split
     augment: Augment | None = None
 
+    def to(self, device: torch.device) -> Data:
+        """The same data on a device."""
+        train, validation, test = (part.to(device) for part in (self.train, self.validation, self.test))
+        return Data(self.facts, train, validation, test, self.augment)
+
 
 class Dataset(Part):
     """Abstract: a source of data.
@@ -68,6 +92,14 @@ class Dataset(Part):
 
     folder = "data"
     objective: ClassVar[str] = "cross_entropy"
+
+    def check(self, data_root: Path) -> None:
+        """Looks, without torch, whether the data can be had at all, so that nobody waits for a late "no".
+
+        Raises:
+            UserError: files are missing and there is no network; the line names the path and what to put there.
+        """
+        del data_root  # most data sets need nothing
 
     @abstractmethod
     def load(self, data_root: Path) -> Data:

@@ -38,7 +38,7 @@ class Optimizer(Part):
 
         Args:
             params: trained parameters by name, each [R, *shape].
-            gradients: likewise.
+            gradients: likewise; only read, since two of them may share their memory.
             state: from `init`.
             clock: for schedules; `clock.step` is the number of updates done before this one.
             declared: what the model said of each parameter.

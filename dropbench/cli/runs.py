@@ -1,0 +1,236 @@
+"""`dropbench runs`: lists recorded runs (`ls`), looks at one (`show`)."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import deque
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dropbench.cli.parser import Parser
+from dropbench.compare.table import CHOICES, default_metric, figure, tally, title
+from dropbench.errors import UserError, nearest
+from dropbench.runs.records import SPLITS, RunRecord, folders, read, read_run
+from dropbench.terminal import Column, clean, console, say, setting, show_table
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_TAIL = 1 << 20  # bytes of a metrics log that are looked at
+_LINES = 5  # of them shown
+
+
+def run(argv: list[str]) -> int:
+    """See the module."""
+    parser = Parser(prog="dropbench runs", description="Looks at recorded runs.")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="ls|show")
+    ls = verbs.add_parser("ls", help="one line a run", description="One line a run: state, test figure, rate, seconds.")
+    ls.add_argument(
+        "paths", nargs="*", default=["outputs"], metavar="PATH", help="run folders, studies or folders of them"
+    )
+    show = verbs.add_parser(
+        "show", help="one run", description="The result, the settings and the last metrics of a run."
+    )
+    show.add_argument("run", metavar="RUN", help="a run folder, or the id of a run or its beginning")
+    show.add_argument(
+        "--outputs", default="outputs", metavar="PATH", help="where an id is looked up (default: outputs)"
+    )
+    options = parser.parse_args(argv)
+    if options.verb == "ls":
+        _list(read(options.paths), console())
+    else:
+        _show(read_run(find(options.run, options.outputs)), console())
+    return 0
+
+
+def find(name: str, outputs: str) -> Path:
+    """The run folder that a user means.
+
+    Args:
+        name: a path, `study/id`, an id or the beginning of one.
+        outputs: where ids are looked up.
+
+    Raises:
+        UserError: none or several; the line names the nearest.
+    """
+    for path in (Path(name), Path(outputs, name)):
+        if path.is_dir() and _folders(path) == [path]:
+            return path
+    known = _folders(Path(outputs))
+    found = [path for path in known if path.name == name] or [path for path in known if path.name.startswith(name)]
+    if len(found) == 1 and name:
+        return found[0]
+    if found and name:
+        shown = ", ".join(str(path) for path in found[:3])
+        raise UserError(f"{name}: {len(found)} runs are meant: {shown}{', ...' if len(found) > 3 else ''}")
+    raise UserError(
+        f"{name}: there is no such run folder, and no run in {outputs} whose id begins so"
+        f"{nearest(name, [path.name for path in known])}"
+    )
+
+
+def _folders(path: Path) -> list[Path]:
+    try:
+        return folders([path])
+    except UserError:
+        return []
+
+
+def _list(records: list[RunRecord], out: Console) -> None:
+    several = len({record.path.parent for record in records}) > 1
+    columns = [
+        Column("study"),
+        Column("run"),
+        Column("state"),
+        Column("test", number=True),
+        Column("rate", number=True),
+        Column("seconds", number=True),
+        Column("note", drop=1),
+    ]
+    rows = []
+    for record in records:
+        metric = default_metric(record)
+        value = record.figure(metric)
+        name = metric.removeprefix("test.")
+        unit = "%" if name == "error" else name
+        seconds = record.seconds.get("total")
+        rows.append(
+            [
+                record.path.parent.name,
+                record.id,
+                record.state,
+                "-" if value is None else f"{figure(value, name)} {unit}",
+                "-" if record.rate is None else f"{record.rate:g}",
+                "-" if seconds is None else f"{seconds:.1f}",
+                _last_line(record.path / "error.txt") if record.state == "failed" else record.reason,
+            ]
+        )
+    if not any(row[-1] for row in rows):
+        columns, rows = columns[:-1], [row[:-1] for row in rows]
+    if not several:
+        columns, rows = columns[1:], [row[1:] for row in rows]
+    dropped = show_table(columns, rows, out)
+    say("", out)
+    say(tally(records), out)
+    if dropped:
+        say("not shown at this width: note", out)
+
+
+def _show(record: RunRecord, out: Console) -> None:
+    from rich.panel import Panel
+    from rich.text import Text
+
+    facts = {"run": str(record.path), "state": record.state}
+    if record.reason:
+        facts["reason"] = record.reason
+    if record.choices:
+        facts["what"] = ", ".join(record.choices[key] for key in CHOICES if key in record.choices)
+        facts["rate"] = "-" if record.rate is None else f"{record.rate:g}"
+        facts["seed"] = str(record.seed)
+    if record.rule:
+        facts["selection"] = record.rule + ("" if record.epoch is None else f", epoch {record.epoch}")
+    facts |= {key.replace("_", " "): f"{value:,}" for key, value in record.sizes.items()}
+    facts |= {f"seconds ({key})": f"{value:.1f}" for key, value in record.seconds.items()}
+    if record.state == "failed":
+        facts["error"] = _last_line(record.path / "error.txt") or "not recorded"
+    width = max(len(key) for key in facts)
+    text = Text("\n".join(f"{clean(key):{width}}  {clean(value)}" for key, value in facts.items()))
+    out.print(Panel.fit(text, title="run") if out.is_terminal else text, soft_wrap=not out.is_terminal)
+
+    names = list(dict.fromkeys(name for split in SPLITS for name in record.figures.get(split, {})))
+    if names:
+        _section("figures", out)
+        columns = [Column("split"), *(Column(title(name), number=True) for name in names)]
+        rows = [
+            [split, *(figure(record.figures[split].get(name), name) for name in names)]
+            for split in SPLITS
+            if record.figures.get(split)
+        ]
+        show_table(columns, rows, out)
+    if record.rates:
+        _section("rates", out)
+        kinds = list(dict.fromkeys(kind for site in record.rates.values() for kind in site))
+        columns = [Column("site"), *(Column(kind, number=True) for kind in kinds)]
+        show_table(
+            columns,
+            [[site, *(f"{v[k]:.4f}" if k in v else "-" for k in kinds)] for site, v in record.rates.items()],
+            out,
+        )
+    _section("settings", out)
+    if record.settings:
+        lines = [f"{clean(key)}={setting(value)}" for key, value in record.settings.items()]
+    else:
+        lines = [clean(line) for line in _text(record.path / "config.yaml").splitlines()] or ["not recorded"]
+    for line in lines:
+        say(line, out)
+    _section("last metrics", out)
+    _metrics(record.path / "metrics.jsonl", out)
+
+
+def _section(name: str, out: Console) -> None:
+    say("", out)
+    say(name, out, style="bold")
+
+
+def _metrics(path: Path, out: Console) -> None:
+    """The last lines of a metrics log; a line that cannot be read is counted."""
+    lines: deque[dict[str, str]] = deque(maxlen=_LINES)
+    torn = 0
+    for line in _text(path).splitlines():
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            row = None
+        if isinstance(row, dict):
+            lines.append(_flat(row))
+        elif line.strip():
+            torn += 1
+    names = list(dict.fromkeys(name for line in lines for name in line))
+    if names:
+        columns = [
+            Column(name, number=True, drop=0 if i < 3 else len(names) - i)  # what stands last goes first
+            for i, name in enumerate(names)
+        ]
+        dropped = show_table(columns, [[line.get(name, "-") for name in names] for line in lines], out)
+        if dropped:
+            say(f"not shown at this width: {', '.join(column.name for column in dropped)}", out)
+    elif not torn:
+        say("none recorded", out)
+    if torn:
+        say(f"{torn} line{'s' * (torn != 1)} could not be read", out)
+
+
+def _flat(data: dict[str, object], prefix: str = "", depth: int = 4) -> dict[str, str]:
+    """The numbers in a mapping of mappings, by dotted key, as they are shown."""
+    found: dict[str, str] = {}
+    for key, value in data.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict) and depth:
+            found |= _flat(value, f"{name}.", depth - 1)
+        elif isinstance(value, int) and not isinstance(value, bool):
+            found[name] = str(value)
+        elif isinstance(value, float):
+            found[name] = f"{value:.4g}"
+    return found
+
+
+def _text(path: Path) -> str:
+    """The end of a plain file from the start of a line, `` when there is none that can be read."""
+    try:
+        if not path.is_file():
+            return ""
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - _TAIL))
+            data = file.read(_TAIL)
+    except OSError:
+        return ""
+    if size > _TAIL:
+        data = data.partition(b"\n")[2]
+    return data.decode(errors="replace")
+
+
+def _last_line(path: Path) -> str:
+    """What a traceback ends with."""
+    return (_text(path).strip().splitlines() or [""])[-1]

@@ -1,0 +1,83 @@
+"""Checkpoints: named tensors of one run and a few facts, as safetensors; no pickle, so reading one runs no code.
+
+The newest and the one before it are kept. Each carries a SHA-256 over facts and tensors, so damage is noticed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import safetensors
+import safetensors.torch
+import torch
+
+from dropbench.runs.files import disk, sync_folder, write
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+NAME = "checkpoint.safetensors"
+PREVIOUS = "checkpoint.previous.safetensors"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The state of one run after `facts["step"]` updates.
+
+    Args:
+        tensors: by name, without a run axis.
+        facts: plain data.
+    """
+
+    tensors: dict[str, Tensor]
+    facts: dict[str, Any]
+
+
+def save(folder: Path, checkpoint: Checkpoint) -> None:
+    """Writes the checkpoint; the one before it stays until this one is in place, and after."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
+    facts = json.dumps(checkpoint.facts, sort_keys=True)
+    content = safetensors.torch.save(tensors, {"facts": facts, "sha256": _digest(tensors, facts)})
+    path = folder / NAME
+    with disk(path):
+        if path.exists():
+            path.replace(folder / PREVIOUS)
+            sync_folder(folder)
+    write(path, content)
+
+
+def load(folder: Path) -> tuple[Checkpoint | None, list[str]]:
+    """The newest sound checkpoint, or None; and a line for each file that was passed over."""
+    complaints = []
+    for name in (NAME, PREVIOUS):
+        path = folder / name
+        if not path.exists():
+            continue
+        try:
+            return _read(path), complaints
+        except (ValueError, OSError, safetensors.SafetensorError) as error:
+            complaints.append(f"{path} is damaged ({error}) and is passed over")
+    return None, complaints
+
+
+def _read(path: Path) -> Checkpoint:
+    with safetensors.safe_open(path, framework="pt") as file:
+        metadata = file.metadata() or {}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    facts = metadata.get("facts", "")
+    if metadata.get("sha256") != _digest(tensors, facts):
+        raise ValueError("its checksum is wrong")
+    return Checkpoint(tensors, json.loads(facts))
+
+
+def _digest(tensors: dict[str, Tensor], facts: str) -> str:
+    digest = hashlib.sha256(facts.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

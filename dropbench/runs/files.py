@@ -1,0 +1,83 @@
+"""Durable files: a file is either the old one or the new one, and a record that was reported is on the disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from dropbench.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@contextmanager
+def disk(path: Path) -> Iterator[None]:
+    """Turns what the disk refuses into one line about `path`."""
+    try:
+        yield
+    except OSError as error:
+        reason = {28: "disk full", 122: "disk quota exceeded", 13: "permission denied", 30: "read-only file system"}
+        raise UserError(f"{reason.get(error.errno or 0, os.strerror(error.errno or 5).lower())}: {error.filename or path}") from error
+
+
+def write(path: Path, content: bytes) -> None:
+    """Replaces `path` in one piece: temporary file beside it, fsync, rename, fsync of the folder."""
+    temporary = path.with_name(f".{path.name}.new")
+    with disk(path):
+        try:
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes the names in `folder` durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def dump(value: Any) -> str:
+    """JSON in one line; a figure that is not finite becomes null, since JSON has no name for it."""
+    return json.dumps(_finite(value), separators=(", ", ": "), ensure_ascii=False, allow_nan=False)
+
+
+def line(record: dict[str, Any]) -> bytes:
+    """One line of `metrics.jsonl`: the record and, last, the CRC-32 of what stands before it."""
+    body = dump(record)[:-1]
+    return f'{body}, "crc": "{zlib.crc32(body.encode()):08x}"}}\n'.encode()
+
+
+def lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The whole and unharmed records of a `metrics.jsonl`; torn or damaged lines are passed over."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return
+    for text in content.split(b"\n")[:-1]:
+        body, mark, checksum = text.rpartition(b', "crc": "')
+        if mark and checksum[:8] == f"{zlib.crc32(body):08x}".encode():
+            yield json.loads(body + b"}")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if value - value == 0 else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value

@@ -1,0 +1,129 @@
+"""One run folder, held by one process: `outputs/<study>/<run id>/`."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import OmegaConf
+
+from dropbench import schema
+from dropbench.errors import UserError
+from dropbench.runs import checkpoint
+from dropbench.runs.files import disk, dump, line, lines, sync_folder, write
+
+if TYPE_CHECKING:
+    from io import BufferedRandom
+
+    from dropbench.config import Run
+
+RESULT, METRICS, ERROR, RECORD, CONFIG, LOCK = (
+    "result.json", "metrics.jsonl", "error.txt", "record.json", "config.yaml", "lock",
+)  # fmt: skip
+
+
+def path_of(run: Run) -> Path:
+    """Where a run lies."""
+    return Path(run.config.output_root) / run.config.study / run.id
+
+
+@dataclass
+class RunFolder:
+    """A run folder that this process holds. The lock is the kernel's, so a kill frees it.
+
+    Args:
+        path: of the folder.
+        lock: the open lock file.
+        seq: number of the next metrics record.
+        complaints: what was found damaged, a line each.
+    """
+
+    path: Path
+    lock: BufferedRandom
+    seq: int = 0
+    complaints: list[str] = field(default_factory=list)
+    _metrics: int = field(default=-1, repr=False)
+
+    @classmethod
+    def take(cls, path: Path) -> RunFolder:
+        """Makes the folder if it is not there, and holds it.
+
+        Raises:
+            UserError: another process holds it, or the disk refuses.
+        """
+        with disk(path):
+            path.mkdir(parents=True, exist_ok=True)
+            lock = (path / LOCK).open("a+b")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            holder = lock.read(20).decode(errors="replace").strip()
+            lock.close()
+            raise UserError(f"run folder busy: {path} is held by process {holder or 'unknown'}") from None
+        lock.truncate(0)
+        lock.write(f"{os.getpid()}\n".encode())
+        lock.flush()
+        return cls(path, lock)
+
+    def start(self, run: Run, record: dict[str, Any], hydra: dict[str, str]) -> None:
+        """Clears what an earlier attempt left and writes what is known before the first step."""
+        with disk(self.path):
+            for name in (RESULT, ERROR, METRICS, checkpoint.NAME, checkpoint.PREVIOUS):
+                (self.path / name).unlink(missing_ok=True)
+            (self.path / ".hydra").mkdir(exist_ok=True)
+        for name, text in hydra.items():
+            write(self.path / ".hydra" / name, text.encode())
+        write(self.path / CONFIG, OmegaConf.to_yaml(OmegaConf.create(schema.plain(run.config))).encode())
+        write(self.path / RECORD, (dump(record) + "\n").encode())
+        self._open()
+
+    def resume(self) -> checkpoint.Checkpoint | None:
+        """Goes back to the newest sound checkpoint: metrics written after it are cut. None where there is none."""
+        found, complaints = checkpoint.load(self.path)
+        self.complaints = complaints
+        if found is None:
+            return None
+        kept = [record for record in lines(self.path / METRICS) if record["seq"] < found.facts["seq"]]
+        if [record["seq"] for record in kept] != list(range(found.facts["seq"])):
+            self.complaints.append(f"{self.path / METRICS} lacks records that the checkpoint counts")
+            return None
+        write(self.path / METRICS, b"".join(line(record) for record in kept))
+        self.seq = len(kept)
+        self._open()
+        return found
+
+    def metrics(self, record: dict[str, Any]) -> None:
+        """Appends one evaluation to `metrics.jsonl`: one write, then fsync."""
+        content = line({"seq": self.seq, **record})
+        with disk(self.path / METRICS):
+            if os.write(self._metrics, content) != len(content):
+                raise OSError(28, "short write", str(self.path / METRICS))
+            os.fsync(self._metrics)
+        self.seq += 1
+
+    def checkpoint(self, state: checkpoint.Checkpoint) -> None:
+        """Saves the state after the records written so far."""
+        checkpoint.save(self.path, checkpoint.Checkpoint(state.tensors, {**state.facts, "seq": self.seq}))
+
+    def finish(self, result: dict[str, Any], error: str | None = None) -> None:
+        """Writes `result.json`, last: its presence means done, or failed where there is an error."""
+        if error is not None:
+            write(self.path / ERROR, (error.rstrip() + "\n").encode())
+        write(self.path / RESULT, (dump(result) + "\n").encode())
+
+    def close(self) -> None:
+        """Lets the folder go."""
+        if self._metrics >= 0:
+            os.close(self._metrics)
+            self._metrics = -1
+        self.lock.close()
+
+    def _open(self) -> None:
+        path = self.path / METRICS
+        with disk(path):
+            self._metrics = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            sync_folder(self.path)

@@ -1,0 +1,127 @@
+"""Everything that changes while R runs train. A checkpoint is a slice of it along the run axis."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+
+from dropbench.runs.checkpoint import Checkpoint
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dropbench.models import Parameter
+    from dropbench.streams import Streams
+
+
+@dataclass
+class History:
+    """What the host remembers of one run.
+
+    Args:
+        score: of the selected evaluation, the lower the better; infinite before the first.
+        epoch: of the selected evaluation, from 1; 0 before the first.
+        waited: evaluations since then.
+        stopped: epoch after which the run stopped early, or None.
+        failed: step at which its loss was not finite, or None.
+        rates: a site's asked and realised rate, summed over evaluations.
+        evaluations: their number.
+        train_seconds: spent in updates.
+        seconds: spent in all.
+    """
+
+    score: list[float] = field(default_factory=lambda: [math.inf])
+    epoch: int = 0
+    waited: int = 0
+    stopped: int | None = None
+    failed: int | None = None
+    rates: dict[str, list[float]] = field(default_factory=dict)
+    evaluations: int = 0
+    train_seconds: float = 0.0
+    seconds: float = 0.0
+
+    @property
+    def active(self) -> bool:
+        """Whether the run still learns."""
+        return self.stopped is None and self.failed is None
+
+
+@dataclass
+class State:
+    """The state of a stack. Every tensor has a leading run axis.
+
+    Args:
+        params: by name.
+        optimizer: state of the optimizer.
+        policies: state of the policies.
+        selected: the parameters at the selected evaluation.
+        losses: of the steps since the last evaluation tick, [R, steps].
+        rates: by site, [R, 2]: the asked and the realised rate, summed over the watched steps since then.
+        step: updates done.
+        watched: watched steps since the last evaluation tick.
+        histories: one a run.
+    """
+
+    params: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+    policies: dict[str, dict[str, Tensor]]
+    selected: dict[str, Tensor]
+    losses: list[Tensor]
+    rates: dict[str, Tensor]
+    step: int
+    watched: int
+    histories: list[History]
+
+    def checkpoint(self, run: int) -> Checkpoint:
+        """The state of one run."""
+        losses = torch.stack(self.losses, 1) if self.losses else torch.empty(len(self.histories), 0)
+        named = {**_flat(self), "losses": losses}
+        facts = {"step": self.step, "watched": self.watched, "history": asdict(self.histories[run])}
+        return Checkpoint({name: tensor[run] for name, tensor in named.items()}, facts)
+
+    def restore(self, checkpoints: Sequence[Checkpoint]) -> None:
+        """Takes over the states of all runs of the stack, which stand at one step.
+
+        Raises:
+            ValueError: they are not states of such runs.
+        """
+        expected = {name: tuple(tensor.shape[1:]) for name, tensor in _flat(self).items()}
+        for checkpoint in checkpoints:
+            shapes = {name: tuple(tensor.shape) for name, tensor in checkpoint.tensors.items() if name != "losses"}
+            if shapes != expected:
+                raise ValueError("a checkpoint does not hold the state of this run")
+        first = checkpoints[0]
+        for name, tensor in _flat(self).items():
+            tensor.copy_(torch.stack([checkpoint.tensors[name] for checkpoint in checkpoints]))
+        losses = torch.stack([checkpoint.tensors["losses"] for checkpoint in checkpoints])
+        self.losses = list(losses.to(next(iter(self.params.values())).device).unbind(1))
+        self.step, self.watched = first.facts["step"], first.facts["watched"]
+        self.histories = [History(**checkpoint.facts["history"]) for checkpoint in checkpoints]
+
+
+def initial(parameters: Sequence[Parameter], streams: Streams) -> dict[str, Tensor]:
+    """The parameters before training, each [R, *shape]: a function of the seed and the name alone."""
+    values = {}
+    for parameter in parameters:
+        if parameter.init == "uniform":
+            draw = streams.uniform("init", 0, parameter.name, parameter.shape)
+            values[parameter.name] = (2 * draw - 1) * parameter.bound
+        else:
+            constant = float(parameter.init == "ones")
+            values[parameter.name] = torch.full((streams.runs, *parameter.shape), constant, device=streams.device)
+    return values
+
+
+def _flat(state: State) -> dict[str, Tensor]:
+    parts: dict[str, Mapping[str, Tensor]] = {
+        "params": state.params,
+        "optimizer": state.optimizer,
+        "selected": state.selected,
+        "rates": state.rates,
+        **{f"policies/{name}": tensors for name, tensors in state.policies.items()},
+    }
+    return {f"{part}/{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}

@@ -1,0 +1,1 @@
+"""From what the user typed to trained runs: what to do, in which stacks, and doing it."""

@@ -1,0 +1,230 @@
+"""Trains planned runs in this process, stack by stack, into their folders."""
+
+from __future__ import annotations
+
+import json
+import os
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from dropbench import runner, schema
+from dropbench.config import meaning
+from dropbench.errors import UserError
+from dropbench.runs.environment import data_hash, describe
+from dropbench.runs.folder import RunFolder, path_of
+from dropbench.runs.records import read_run
+from dropbench.stack import capacity, partition
+
+if TYPE_CHECKING:
+    import torch
+
+    from dropbench.config import Config, Run
+    from dropbench.data import Data
+    from dropbench.runs.checkpoint import Checkpoint
+
+
+@dataclass
+class Report:
+    """How it went.
+
+    Args:
+        failed: a line about each run that failed, by its id.
+        refused: a line about each run whose strategy or model cannot act on its data, by its id.
+        warnings: what was mended on the way.
+    """
+
+    failed: dict[str, str] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+
+def data_root(config: Config) -> Path:
+    """Where data sets lie: `data_root`, else `$DROPBENCH_DATA`, else `data`."""
+    return Path(config.data_root or os.environ.get("DROPBENCH_DATA") or "data").expanduser()
+
+
+class Local:
+    """Trains runs one stack after the other.
+
+    Args:
+        command: what the user typed, for the record.
+        hydra: the texts of `.hydra/` of each run, by id.
+        interrupted: whether to save and stop.
+        progress: whether to show a bar.
+    """
+
+    def __init__(
+        self, command: Sequence[str], hydra: dict[str, dict[str, str]], interrupted: Callable[[], bool], progress: bool
+    ) -> None:
+        self.command, self.hydra, self.interrupted, self.progress = list(command), hydra, interrupted, progress
+        self.report = Report()
+        self._loaded: dict[str, tuple[Data, str]] = {}
+
+    def stacks(self, runs: Sequence[Run]) -> list[list[Run]]:
+        """Sorts runs into stacks; those that cannot be trained go to `report.refused`."""
+        able: list[Run] = []
+        room: list[int] = []
+        for run in runs:
+            config = run.config
+            runner.device_of(config.device)
+            data, _ = self._data(config)
+            try:
+                parameters = config.model.parameters(data.facts)
+                config.strategy.place(config.model.sites(data.facts))
+            except UserError as refusal:
+                self.report.refused[run.id] = str(refusal)
+                continue
+            able.append(run)
+            room.append(capacity(parameters) if config.stack == "auto" else config.stack)
+        most = dict(zip((run.id for run in able), room, strict=True))
+        whole = partition([run.config for run in able], len(able) or 1)
+        found = []
+        for group in whole:
+            size = min(most[able[index].id] for index in group)
+            found += [[able[index] for index in group[at : at + size]] for at in range(0, len(group), size)]
+        return found
+
+    def train(self, stack: Sequence[Run], label: str = "") -> None:
+        """Trains one stack: takes the folders, goes on from checkpoints, and hands failures to the report.
+
+        Raises:
+            runner.Interrupted: after everything was saved.
+            UserError: a folder is busy, the disk refuses.
+        """
+        folders: list[RunFolder] = []
+        try:
+            held = []
+            for run in stack:
+                folder = RunFolder.take(path_of(run))
+                folders.append(folder)
+                if run.config.rerun or read_run(folder.path).state != "done":  # another process may have done it
+                    held.append((run, folder, None if run.config.rerun else folder.resume()))
+                self.report.warnings += folder.complaints
+            by_step: dict[int, list[tuple[Run, RunFolder, Checkpoint | None]]] = {}
+            for item in held:
+                by_step.setdefault(item[2].facts["step"] if item[2] else 0, []).append(item)
+            for items in by_step.values():
+                self._train(items, label)
+        finally:
+            for folder in folders:
+                folder.close()
+
+    def _train(self, items: Sequence[tuple[Run, RunFolder, Checkpoint | None]], label: str) -> None:
+        config = items[0][0].config
+        device = runner.device_of(config.device)
+        data, digest = self._data(config)
+        checkpoints = [checkpoint for _, _, checkpoint in items if checkpoint is not None]
+        if not checkpoints:
+            record = {**describe(device), "command": self.command, "data": {"sha256": digest}}
+            for slot, (run, folder, _) in enumerate(items):
+                about = {"choices": dict(run.choices), "group": run.group, "stack": {"size": len(items), "slot": slot}}
+                folder.start(run, {**record, **about}, self.hydra.get(run.id, {}))
+        sink = FolderSink([run for run, _, _ in items], [folder for _, folder, _ in items], self, label)
+        try:
+            runner.train([run.config for run, _, _ in items], data, device, sink, checkpoints)
+        except (runner.Interrupted, UserError, KeyboardInterrupt):
+            raise
+        except Exception as error:
+            for slot in range(len(items)):
+                sink.fail(slot, f"{type(error).__name__}: {error}", traceback.format_exc())
+            if os.environ.get("DROPBENCH_DEBUG") == "1":
+                raise
+        finally:
+            sink.bar.close()
+
+    def _data(self, config: Config) -> tuple[Data, str]:
+        """The data of a run and their hash; runs with the same data set share them."""
+        key = json.dumps(schema.plain(config.dataset), sort_keys=True)
+        if key not in self._loaded:
+            data = config.dataset.load(data_root(config))
+            self._loaded[key] = data, data_hash(data)
+        return self._loaded[key]
+
+
+class FolderSink:
+    """The `Sink` that writes each run of a stack to its folder, and shows how far it is."""
+
+    def __init__(self, runs: Sequence[Run], folders: Sequence[RunFolder], local: Local, label: str) -> None:
+        self.runs, self.folders, self.local = runs, folders, local
+        self.bar = tqdm(
+            desc=label or runs[0].id, unit="step", leave=False, dynamic_ncols=True,
+            disable=None if local.progress else True,
+        )  # fmt: skip
+        self.finished: set[int] = set()
+
+    def progress(self, step: int, steps: int) -> None:
+        """See `Sink`."""
+        if self.bar.total is None:
+            self.bar.total, self.bar.initial = steps, step - 1
+            self.bar.n = step - 1
+        self.bar.update()
+
+    def metrics(self, run: int, record: dict[str, Any]) -> None:
+        """See `Sink`."""
+        self.folders[run].metrics(record)
+        if run == 0 and not self.bar.disable:
+            name = "error" if "error" in record["validation"] else "rmse"
+            rates = [site["rate"] for site in record["sites"].values()]
+            self.bar.set_postfix(
+                {
+                    "epoch": record["epoch"],
+                    "loss": f"{record['training_loss']:.3f}",
+                    f"validation {name}": f"{record['validation'][name]:.2f}",
+                    "rate": f"{max(rates, default=0):.2f}",
+                },
+                refresh=False,
+            )
+
+    def checkpoint(self, run: int, checkpoint: Checkpoint) -> None:
+        """See `Sink`."""
+        self.folders[run].checkpoint(checkpoint)
+
+    def finish(self, run: int, result: dict[str, Any]) -> None:
+        """See `Sink`."""
+        if "error" in result:
+            self.fail(run, result["error"], result["error"])
+        else:
+            self._write(run, {"status": "done", **result})
+
+    def fail(self, run: int, reason: str, details: str) -> None:
+        """Records a failed run, unless it has a result already."""
+        if run not in self.finished:
+            self.local.report.failed[self.runs[run].id] = reason
+            self._write(run, {"status": "failed", "error": reason}, details)
+
+    def interrupted(self) -> bool:
+        """See `Sink`."""
+        return self.local.interrupted()
+
+    def _write(self, slot: int, result: dict[str, Any], error: str | None = None) -> None:
+        run = self.runs[slot]
+        self.finished.add(slot)
+        self.folders[slot].finish(
+            {
+                "id": run.id,
+                "study": run.config.study,
+                "seed": run.config.seed,
+                "choices": dict(run.choices),
+                "rate": run.config.strategy.rate,
+                "group": run.group,
+                "settings": flat(meaning(run.config)),
+                **result,
+            },
+            error,
+        )
+
+
+def flat(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested mapping as one with dotted keys."""
+    result: dict[str, Any] = {}
+    for key, value in data.items():
+        if isinstance(value, dict):
+            result.update(flat(value, f"{prefix}{key}."))
+        else:
+            result[f"{prefix}{key}"] = value
+    return result

@@ -1,0 +1,133 @@
+"""What a terminal, a pipe or a file is shown: text that cannot do harm, tables that fit.
+
+rich is imported only when something is laid out, so that the front door may use this file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import Console
+
+_GAP = 2  # blanks between columns
+_TEXT_FLOOR = 10  # a column of text is folded, but not below this width
+_UNLIMITED = 100_000
+
+
+def clean(text: object) -> str:
+    r"""The text with everything unprintable spelt out (`\x1b`), in one line: names come from disk.
+
+    For rich, wrap the result in `rich.text.Text`, which reads no markup.
+    """
+    line = str(text)
+    if line.isprintable():
+        return line
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in line)
+
+
+def setting(value: object) -> str:
+    """A config value as one would type it: `0.5`, `[256,256]`, `null`, `true`, `digits`."""
+    return clean(value if isinstance(value, str) else json.dumps(value, separators=(",", ":"), default=str))
+
+
+def console() -> Console:
+    """A console on standard output: as wide as the terminal, unlimited when piped (unless COLUMNS is set)."""
+    from rich.console import Console
+
+    class Output(Console):
+        def on_broken_pipe(self) -> None:
+            raise  # rich calls this while it handles the error; the front door ends the program
+
+    piped = not (sys.stdout and sys.stdout.isatty())
+    width = _UNLIMITED if piped and not os.environ.get("COLUMNS", "").isdecimal() else None
+    return Output(width=width, highlight=False, markup=False, emoji=False)
+
+
+def say(line: str, out: Console, style: str = "") -> None:
+    """Prints one line as it is, cleaned: no markup, no emoji, not wrapped."""
+    from rich.text import Text
+
+    out.print(Text(clean(line), style), soft_wrap=True)
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table.
+
+    Args:
+        header: shown above; may have two lines.
+        number: aligned to the right and never folded.
+        drop: 0 stays at every width; of the others the lowest goes first.
+    """
+
+    header: str
+    number: bool = False
+    drop: int = 0
+
+    @property
+    def name(self) -> str:
+        """The header in one line."""
+        return self.header.replace("\n", " ")
+
+
+def show_table(columns: Sequence[Column], rows: Sequence[Sequence[str]], out: Console) -> list[Column]:
+    """Prints a table that cuts nothing: drops columns that may go, then folds text; returns the dropped columns.
+
+    What then is still too wide is printed wider than the console.
+    """
+    from rich.box import SIMPLE_HEAD
+    from rich.cells import cell_len
+    from rich.segment import Segments
+    from rich.table import Table
+    from rich.text import Text
+
+    cells = [[clean(cell) for cell in row] for row in rows]
+    heads = [max(cell_len(line) for line in column.header.split("\n")) for column in columns]
+    widths = [max(head, *(cell_len(row[i]) for row in cells), 1) for i, head in enumerate(heads)]
+    shown = list(range(len(columns)))
+
+    def excess() -> int:
+        return sum(widths[i] + _GAP for i in shown) - _GAP - out.width
+
+    dropped = []
+    for i in sorted((i for i in shown if columns[i].drop), key=lambda i: columns[i].drop):
+        if excess() <= 0:
+            break
+        shown.remove(i)
+        dropped.append(columns[i])
+    while excess() > 0:  # fold the widest column of text
+        foldable = [i for i in shown if not columns[i].number and widths[i] > max(heads[i], _TEXT_FLOOR)]
+        if not foldable:
+            break
+        widths[max(foldable, key=lambda i: widths[i])] -= 1
+
+    # A divider of the box is one of the two blanks between columns.
+    box, blanks = (SIMPLE_HEAD, _GAP - 1) if out.is_terminal else (None, _GAP)
+    table = Table(box=box, show_edge=False, pad_edge=False, padding=(0, blanks, 0, 0), header_style="bold")
+    for i in shown:
+        number = columns[i].number
+        table.add_column(
+            Text(columns[i].header),
+            justify="right" if number else "left",
+            vertical="top",
+            width=widths[i],
+            no_wrap=number,
+            overflow="fold",
+        )
+    for row in cells:
+        table.add_row(*(Text(row[i]) for i in shown))
+    total = sum(widths[i] + _GAP for i in shown)
+    segments = list(out.render(table, out.options.update_width(max(total, 1))))
+    if out.is_terminal:
+        out.print(Segments(segments), soft_wrap=True, end="")
+    else:
+        for line in "".join(segment.text for segment in segments).splitlines():
+            say(line.rstrip(), out)
+    return dropped
