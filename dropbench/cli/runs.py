@@ -7,6 +7,7 @@ import os
 from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING
+from zlib import crc32
 
 from dropbench.cli.parser import Parser
 from dropbench.compare.table import CHOICES, default_metric, figure, tally, title
@@ -178,8 +179,10 @@ def _metrics(path: Path, out: Console) -> None:
     lines: deque[dict[str, str]] = deque(maxlen=_LINES)
     torn = 0
     for line in _text(path).splitlines():
+        body, sealed, checksum = line.rpartition(', "crc": "')  # as runs.files.line writes it
         try:
-            row = json.loads(line)
+            intact = not sealed or int(checksum[:8], 16) == crc32(body.encode())
+            row = json.loads(line) if intact else None
         except (ValueError, RecursionError):
             row = None
         if isinstance(row, dict):

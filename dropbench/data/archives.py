@@ -67,7 +67,7 @@ class Source(ABC):
         """
         self.check(data_root)
         loader = getattr(torchvision_datasets(), self.loader)
-        with _blaming(data_root):
+        with _blaming(data_root, "cannot be fetched or unpacked"):
             data_root.mkdir(parents=True, exist_ok=True)
             with alone(data_root):
                 self._provide(loader, data_root)
@@ -97,7 +97,7 @@ class Source(ABC):
             path = data_root / name
             return path.is_file() and sums.get(path.name) in (None, _md5(path))
 
-        if not self.unpacked or not all(map(intact, self.unpacked)):
+        if not all(map(intact, self.unpacked or self.archives)):
             lacking = [data_root / name for name in self.archives if not intact(name)]
             if lacking:
                 self._fetchable(lacking)
@@ -127,7 +127,7 @@ class Source(ABC):
         import torch
 
         images, answers = (data_root / name for name in self.files(train))
-        with _blaming(images):
+        with _blaming(images, "cannot be read"):
             pixels, labels = self.open(loader, data_root, train)
             labels = labels.long()
         if pixels.dtype != torch.uint8 or tuple(pixels.shape[1:]) != self.shape or len(pixels) == 0:
@@ -308,16 +308,16 @@ _KEPT: list[Any] = []
 
 
 @contextlib.contextmanager
-def _blaming(path: Path) -> Iterator[None]:
+def _blaming(path: Path, fault: str) -> Iterator[None]:
     """Says of whatever torchvision raises over the bytes of a file that the file is to blame."""
     try:
         yield
     except UserError:
         raise
-    except OSError as error:
-        raise UserError(f"{error.filename or path}: {error.strerror or _line(error)}") from error
     except Exception as error:  # an assertion, a KeyError, EOFError, ...: its parsers raise what comes
-        raise UserError(f"{path}: cannot be read: {type(error).__name__}: {_line(error)}") from error
+        if isinstance(error, OSError) and error.strerror:
+            raise UserError(f"{error.filename or path}: {error.strerror}") from error
+        raise UserError(f"{path}: {fault}: {type(error).__name__}: {_line(error)}") from error
 
 
 def _line(error: Exception) -> str:

@@ -31,14 +31,17 @@ def unreachable(urls: tuple[str, ...], patience: float = PATIENCE) -> str | None
     hosts = {_address(url) for url in urls}
     for host, port in hosts:
         threading.Thread(target=_knock, args=(host, port, patience, answers), daemon=True).start()
-    reason: str | None = f"no answer from {', '.join(sorted(host for host, _ in hosts))} within {patience:g} s"
+    reasons = []
     end = time.monotonic() + patience
     with contextlib.suppress(queue.Empty):
         for _ in hosts:
             reason = answers.get(timeout=max(0.0, end - time.monotonic()))
             if reason is None:
-                break
-    return reason
+                return None
+            reasons.append(reason)
+    if len(reasons) < len(hosts):
+        return f"no answer from {', '.join(sorted(host for host, _ in hosts))} within {patience:g} s"
+    return ", ".join(sorted(reasons))
 
 
 def _knock(host: str, port: int, patience: float, answers: queue.Queue[str | None]) -> None:

@@ -238,9 +238,9 @@ def _unfinished(folder: Path) -> RunRecord:
     """A run that has no result yet."""
     if _held(folder / "lock"):
         return RunRecord(folder, "running", study=folder.parent.name)
-    if (folder / "config.yaml").exists():
+    if (folder / "config.yaml").exists() or (folder / "lock").exists():
         return RunRecord(folder, "interrupted", study=folder.parent.name)
-    return RunRecord(folder, "unreadable", "neither result.json nor config.yaml", study=folder.parent.name)
+    return RunRecord(folder, "unreadable", "neither result.json nor config.yaml nor lock", study=folder.parent.name)
 
 
 def _held(lock: Path) -> bool:

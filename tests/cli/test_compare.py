@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import pty
+import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +15,11 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "compare"))
 from recorded import result, study, write
 
 from dropbench.cli import main
+
+
+@pytest.fixture(autouse=True)
+def unlimited_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)  # pytest-xdist sets it
 
 
 def test_the_default_folder(
@@ -25,10 +33,7 @@ def test_the_default_folder(
     assert "9 runs: 6 done, 1 failed, 1 interrupted, 1 unreadable\n" in capsys.readouterr().out
 
 
-def test_piped_it_is_plain_and_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.delenv("COLUMNS", raising=False)
+def test_piped_it_is_plain_and_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     name = "x" * 300
     write(tmp_path / "main" / "run", result(0, 2.0, strategy=name))
     assert main(["compare", str(tmp_path)]) == 0
@@ -60,24 +65,17 @@ def test_a_figure_and_several_paths(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 def test_colour_is_off_with_no_color(tmp_path: Path) -> None:
-    import pty
-
     study(tmp_path)
-    child, terminal = pty.fork()
-    if child == 0:
-        os.environ["NO_COLOR"] = "1"
-        os.environ["PYTHONPATH"] = str(Path(__file__).parents[2])
-        os.execv(sys.executable, [sys.executable, "-m", "dropbench", "compare", str(tmp_path)])
-    text = b""
-    while True:
-        try:
-            data = os.read(terminal, 4096)
-        except OSError:
-            break
-        if not data:
-            break
-        text += data
-    os.close(terminal)
-    assert os.waitpid(child, 0)[1] == 0
+    ours, theirs = pty.openpty()
+    environment = os.environ | {"NO_COLOR": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-m", "dropbench", "compare", str(tmp_path)]
+    with subprocess.Popen(command, stdout=theirs, env=environment) as process:
+        os.close(theirs)
+        text = b""
+        with contextlib.suppress(OSError):  # which says that the other side is closed
+            while data := os.read(ours, 4096):
+                text += data
+    os.close(ours)
+    assert process.returncode == 0
     assert b"gradual/annealed" in text
     assert not any(b"\x1b[3%d" % digit in text for digit in range(10))

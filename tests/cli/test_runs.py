@@ -141,6 +141,16 @@ def test_show_what_is_not_done(capsys: pytest.CaptureFixture[str]) -> None:
     assert "state  interrupted\n\nsettings\nseed: 0\nstrategy:\n  rate: 0.5\n" in capsys.readouterr().out
 
 
+def test_a_damaged_metrics_line_is_left_out(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write(outputs / "main" / "zz", result())
+    log = (folder / "metrics.jsonl").read_bytes()
+    (folder / "metrics.jsonl").write_bytes(log.replace(b'"step": 180', b'"step": 190'))
+    assert main(["runs", "show", "zz"]) == 0
+    text = capsys.readouterr().out
+    assert "190" not in text.partition("last metrics")[2]
+    assert text.endswith("2 lines could not be read\n")
+
+
 @pytest.mark.parametrize(
     "content", [b"", b"\xff\n\x00\n", b"[1]\nnull\n", b'{"a":' * 5000, b'{"loss": NaN, "x": {"y": "z"}}\n']
 )

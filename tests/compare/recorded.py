@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
+from dropbench.runs.files import line
+
 
 def result(seed: int = 0, error: float = 2.0, **changes: Any) -> dict[str, Any]:
     """A result.json; `changes` replace top-level keys, those of `settings` are added to it."""
@@ -45,8 +47,8 @@ def write(folder: Path, content: dict[str, Any] | str | bytes | None = None) -> 
     """Writes a run folder; `content` is its result.json, None leaves the run without one."""
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text("seed: 0\nstrategy:\n  rate: 0.5\n")
-    rows = [{"seq": i, "epoch": i, "step": 30 * i, "train": {"loss": 1 / (i + 1)}, "sum": "ab"} for i in range(8)]
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"seq": 8, "ep')
+    rows = [{"seq": i, "epoch": i, "step": 30 * i, "train": {"loss": 1 / (i + 1)}} for i in range(8)]
+    (folder / "metrics.jsonl").write_bytes(b"".join(map(line, rows)) + b'{"seq": 8, "ep')
     if isinstance(content, dict):
         content = json.dumps(content)
     if isinstance(content, str):

@@ -44,7 +44,6 @@ def test_a_held_lock_means_running(tmp_path: Path) -> None:
         assert read_run(folder).state == "running"
         (folder / "config.yaml").unlink()  # not written yet
         assert read_run(folder).state == "running"
-    (folder / "config.yaml").touch()
     assert read_run(folder).state == "interrupted"
 
 
@@ -119,7 +118,7 @@ def test_a_folder_beside_runs_without_any_file_is_counted(tmp_path: Path) -> Non
     (root / ".gitignore").write_text("*")
     found = read([root])
     assert len(found) == 10
-    assert found[-1].reason == "neither result.json nor config.yaml"
+    assert found[-1].reason == "neither result.json nor config.yaml nor lock"
     assert tally(found) == "10 runs: 6 done, 1 failed, 1 interrupted, 2 unreadable"
 
 
