@@ -1,7 +1,7 @@
 """The one place that knows Hydra: the command line in, plain data out.
 
-Hydra composes and expands; what a key may hold is checked behind it, by `config.check`. To have one judge of unknown keys,
-`key=value` is handed to Hydra as `++key=value`; a group stays a group, and `+experiment=x` means `experiment=x`.
+Hydra composes and expands; what a key may hold is checked behind it, by `config.check`. To have one judge of unknown
+keys, `key=value` is handed to Hydra as `++key=value`; a group stays a group, and `+experiment=x` means `experiment=x`.
 """
 
 from __future__ import annotations
@@ -96,10 +96,10 @@ class Composer:
                     "overrides.yaml": yaml.safe_dump(list(overrides)),
                 }
         choices = {group: str(name) for group, name in hydra_node.runtime.choices.items() if "/" not in group}
-        return Composed(data, choices, tuple(overrides), files)  # type: ignore[arg-type]
+        return Composed(data, choices, tuple(overrides), files)
 
     def expand(self, overrides: Sequence[str]) -> list[list[str]]:
-        """All combinations of a sweep in Hydra's grammar: `a,b`, `range()`, `choice()`, `glob(*)`; the last varies fastest."""
+        """All combinations of a sweep in Hydra's grammar (`a,b`, `range()`, `choice()`, `glob()`), the last fastest."""
         with self._hydra(), _told(overrides):
             axes = [
                 [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
@@ -114,7 +114,7 @@ class Composer:
         with self._hydra():
             rewritten = self._rewritten(self._parsed(overrides))
 
-        @hydra.main(config_path=str(self.primary), config_name=PRIMARY, **_VERSION)
+        @hydra.main(config_path=str(self.primary), config_name=PRIMARY, **_VERSION)  # type: ignore[untyped-decorator]
         def nothing(_: object) -> None:
             """Is never called: Hydra shows and returns."""
 
@@ -148,7 +148,7 @@ class Composer:
         key = override.key_or_group
         if key.startswith("hydra"):
             if key in ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.job.chdir"):
-                raise UserError(f"{line}: the run folder is <output_root>/<study>/<run id>; allowed: output_root, study")
+                raise UserError(f"{line}: a run lies in <output_root>/<study>/<run id>; allowed: output_root, study")
             return line
         if override.is_delete():
             return line
@@ -159,7 +159,8 @@ class Composer:
         for name in names:
             if name is not None and str(name) not in groups[key]:
                 known = sorted(set(groups[key]))
-                raise UserError(f"{key}={name}: there is no such {key}; known: {', '.join(known)}{nearest(str(name), known)}")
+                close = nearest(str(name), known)
+                raise UserError(f"{key}={name}: there is no such {key}; known: {', '.join(known)}{close}")
         return line.lstrip("+")
 
 

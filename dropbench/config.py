@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from dropbench import __version__, schema
@@ -85,9 +87,16 @@ class Config:
     def __post_init__(self) -> None:
         """Checks names that become paths or devices."""
         if not _STUDY.match(self.study):
-            raise ValueError(f"study={self.study!r}: allowed: up to 80 letters, digits, '.', '_' and '-', a letter or digit first")
+            raise ValueError(
+                f"study={self.study!r}: allowed: up to 80 letters, digits, '.', '_' and '-', a letter or digit first"
+            )
         if not _DEVICE.match(self.device):
             raise ValueError(f"device={self.device}: allowed: auto, cpu, cuda, cuda:N")
+
+    @property
+    def data_folder(self) -> Path:
+        """Where data sets lie: `data_root`, else `$DROPBENCH_DATA`, else `data`."""
+        return Path(self.data_root or os.environ.get("DROPBENCH_DATA") or "data").expanduser()
 
 
 CIRCUMSTANCES = frozenset(

@@ -55,7 +55,7 @@ def gaussian_nll(mean_squared_error: float, variance: float) -> float:
 
 
 def _classify(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Sums over the asked answers, as rows [count, nll, wrong, brier, then per bin: count, confidence, right] of [R]."""
+    """Sums over the asked answers, rows of [R]: count, nll, wrong, brier, then by bin: count, confidence, right."""
     runs = outputs.shape[0]
     targets = targets.flatten()
     asked = targets >= 0
@@ -71,7 +71,8 @@ def _classify(outputs: Tensor, targets: Tensor) -> Tensor:
         torch.zeros(runs, BINS, device=outputs.device).scatter_add_(1, bins, value)
         for value in (torch.ones_like(right), confidence, right)
     ]
-    rows = [torch.full((runs,), float(targets.shape[1]), device=outputs.device), -picked.sum(1), (1 - right).sum(1), brier.sum(1)]
+    count = torch.full((runs,), float(targets.shape[1]), device=outputs.device)
+    rows = [count, -picked.sum(1), (1 - right).sum(1), brier.sum(1)]
     return torch.cat([torch.stack(rows), *(column.T for column in per_bin)])
 
 

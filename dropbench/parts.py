@@ -19,7 +19,7 @@ from dropbench.errors import UserError, nearest
 _NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
 
 
-class Part(ABC):  # noqa: B024 - what a part does is declared by the abstract class of its folder
+class Part(ABC):
     """Something found by name: a noise, a policy, an objective, a model, a data set, an optimizer.
 
     A subclass is either abstract (one a folder, in the folder's `__init__.py`) or final (one a file).
@@ -73,7 +73,8 @@ def find(base: type[AnyPart], name: str, key: str, extensions: tuple[str, ...] =
             if part is not None:
                 return part
     known = names(base, extensions)
-    raise UserError(f"{key}={name}: there is no such {base.__name__.lower()}; known: {', '.join(known)}{nearest(name, known)}")
+    what = base.__name__.lower()
+    raise UserError(f"{key}={name}: there is no such {what}; known: {', '.join(known)}{nearest(name, known)}")
 
 
 @cache

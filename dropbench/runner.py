@@ -13,7 +13,7 @@
     with the selected weights: figures of train, validation and, this once, test; a result a run
 
 A control tick is the end of an epoch, an evaluation tick that of every `evaluation.every`-th. Between ticks nothing is
-read back from the device. All randomness is keyed by the step, so a run goes on from any step as if nothing had happened.
+read back from the device. All randomness is keyed by the step, so a run goes on from any step as if it had not stopped.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import torch
 
 from dropbench.errors import UserError
 from dropbench.evaluation import evaluate, gaussian_nll
+from dropbench.memory import keep_freed
 from dropbench.models.moments import BatchMoments, RunningMoments
 from dropbench.spec import Clock, Signals
 from dropbench.stack import stacked
@@ -84,6 +85,7 @@ def device_of(name: str) -> torch.device:
         there = ", ".join(["auto", "cpu", *(f"cuda:{index}" for index in range(count))])
         raise UserError(f"device={name}: this machine has {count} CUDA devices that torch can use; allowed: {there}")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    keep_freed()
     torch.use_deterministic_algorithms(True)
     return device
 
@@ -167,7 +169,7 @@ class Trainer:
         noise = StepNoise(self.strategy, self.placements, self.streams, clock, state.policies, facts, watched)
         with self._autocast():
             outputs = self.model.apply(state.params, inputs, noise, BatchMoments(state.params), self.facts)
-        losses = objective.loss(outputs.unflatten(1, (objective.copies, -1)).float(), targets)
+        losses = objective.loss(outputs.view(self.runs, objective.copies, -1, *outputs.shape[2:]), targets)
         gradients = torch.autograd.grad(losses.sum(), list(self.trained.values()))
         with torch.no_grad():
             named = dict(zip(self.trained, gradients, strict=True))

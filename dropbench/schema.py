@@ -8,19 +8,18 @@ from __future__ import annotations
 import math
 import sys
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from dropbench.errors import UserError, nearest
 from dropbench.parts import Part, find
-from dropbench.spec import Range
 
 T = TypeVar("T")
 
 
-def build(cls: type[T], data: object, path: str = "", extensions: tuple[str, ...] = ()) -> T:
+def build(cls: Callable[..., T], data: object, path: str = "", extensions: tuple[str, ...] = ()) -> T:
     """Checks `data` against the fields of the dataclass `cls` and returns an instance.
 
     Args:
@@ -68,7 +67,7 @@ def plain(value: object) -> Any:
 
 
 @cache
-def _hints(cls: type) -> dict[str, Any]:
+def _hints(cls: Any) -> dict[str, Any]:
     """The types of the fields. Other annotations of the class may name what is imported for type checkers alone."""
     owner = {name: base for base in reversed(cls.__mro__) for name in vars(base).get("__annotations__", ())}
     scopes = {item.name: vars(sys.modules[owner[item.name].__module__]) for item in fields(cls)}
@@ -104,14 +103,14 @@ def _value(hint: Any, value: object, path: str, extensions: tuple[str, ...]) -> 
     if origin is tuple:
         items = value if isinstance(value, list | tuple) else [value]  # one value stands for a list of one
         item_hint = get_args(hint)[0]
-        return tuple(_value(item_hint, item, f"{path}[{index}]" if isinstance(value, list | tuple) else path, extensions)
-                     for index, item in enumerate(items))
+        paths = [f"{path}[{index}]" for index in range(len(items))] if items is value else [path]
+        return tuple(_value(item_hint, item, at, extensions) for item, at in zip(items, paths, strict=True))
     if origin in (dict, Mapping):
         return _mapping(get_args(hint)[1], value, path, extensions)
     if isinstance(hint, type) and issubclass(hint, Part):
         return _part(hint, value, path, extensions, default=None)
     if is_dataclass(hint):
-        return build(hint, value, path, extensions)
+        return build(hint, value, path, extensions)  # type: ignore[arg-type]
     return _scalar(hint, value, path)
 
 
@@ -151,7 +150,8 @@ def _part(base: type[Part], value: object, path: str, extensions: tuple[str, ...
     if isinstance(value, str):
         value = {"kind": value}
     if not isinstance(value, Mapping):
-        raise UserError(f"{path}={_shown(value)}: allowed: the name of a {base.__name__.lower()}, or a mapping with its kind")
+        what = base.__name__.lower()
+        raise UserError(f"{path}={_shown(value)}: allowed: the name of a {what}, or a mapping with its kind")
     kind = value.get("kind", default)
     if not isinstance(kind, str):
         raise UserError(f"missing key {path}.kind")

@@ -1,7 +1,7 @@
 """Stacks: runs whose graphs have one shape train as one batch.
 
-Runs may share a stack when their configs agree in everything but the seed and the real numbers of strategy and optimizer
-(`PerRun` fields); those become tensors [R]. This is decided by type: there is no list of fields to keep.
+Runs may share a stack when their configs agree in everything but the seed and the real numbers of strategy and
+optimizer (`PerRun` fields); those become tensors [R]. This is decided by type: there is no list of fields to keep.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def stacked(parts: Sequence[T], device: torch.device | str = "cpu") -> T:
         return torch.tensor(parts, dtype=torch.float32, device=device)  # type: ignore[return-value]
     if is_dataclass(first) and not isinstance(first, type):
         columns = {f.name: [getattr(part, f.name) for part in parts] for f in fields(first)}
-        return replace(first, **{name: stacked(column, device) for name, column in columns.items()})
+        return replace(first, **{name: stacked(column, device) for name, column in columns.items()})  # type: ignore[return-value]
     if isinstance(first, Mapping):
         if any(part.keys() != first.keys() for part in parts):  # type: ignore[attr-defined]
             raise ValueError("the runs of a stack have different parts")

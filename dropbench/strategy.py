@@ -107,7 +107,8 @@ class Strategy:
         axes = {axis for placement in placements.values() for axis in placement.site.axes}
         for axis in self.share:
             if axis != "auto" and axis not in axes:
-                raise UserError(f"strategy.share={axis}: no such axis at the chosen sites; they have {', '.join(sorted(axes))}")
+                there = ", ".join(sorted(axes))
+                raise UserError(f"strategy.share={axis}: no such axis at the chosen sites; they have {there}")
         return placements
 
     def init(self, runs: int) -> dict[str, State]:
@@ -215,7 +216,6 @@ class ExpectedNoise:
 
     def perturbation(self, site: str, shape: tuple[int, ...]) -> Perturbation | None:
         """See `NoiseFn`."""
-        del shape
         placement = self.placements.get(site)
         if placement is None:
             return None

@@ -10,12 +10,12 @@ The generator is Philox4x64-10 (Salmon et al., "Parallel random numbers: as easy
     key     = (run seed, purpose)
     counter = (block + 1, 0, step, site)        block = 0, 1, ...; each block gives four 64-bit words
 
-where `site` is a 64-bit hash of the site's name. Words are made on the host, by NumPy's Philox, and copied to the device,
-so that CPU and CUDA see the same numbers.
+where `site` and `purpose` are 64-bit hashes of their names. Words are made on the host, by NumPy's Philox, and copied
+to the device, so that CPU and CUDA see the same numbers.
 
-Resolution. A mask element is 16 bits: a value is dropped when its 16-bit word lies below `rate * 2**16` (rounded), so the
-realised rate differs from the asked one by at most 2**-17 = 7.6e-6. Uniforms have 23 bits, normals are made of two uniforms
-(Box and Muller, 1958), permutations sort 64-bit words.
+Resolution. A mask element is 16 bits: a value is dropped when its 16-bit word lies below `rate * 2**16` (rounded), so
+the probability differs from the asked rate by at most 2**-17 = 7.6e-6. Uniforms have 23 bits, normals are made of two
+uniforms (Box and Muller, 1958), permutations sort 64-bit words.
 """
 
 from __future__ import annotations

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from dropbench.compare.table import default_metric
 from dropbench.errors import UserError
-from dropbench.runs.records import read_run
+from dropbench.runs.records import SPLITS, read_run
 from dropbench.terminal import clean
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from rich.console import Console
+
+    from dropbench.runs.records import RunRecord
 
 
 def show(path: Path, out: Console, note: str = "") -> None:
@@ -26,20 +29,25 @@ def show(path: Path, out: Console, note: str = "") -> None:
     record = read_run(path)
     if record.state != "done":
         raise UserError(f"{path}: no result ({record.state}{': ' + record.reason if record.reason else ''})")
-    lines = []
-    name, unit = ("error", " %") if record.task == "classification" else ("rmse", "")
-    for split in ("test", "validation", "train"):
-        figures = record.figures[split]
-        main = f"{figures[name]:.2f}{unit}" if unit else f"{figures[name]:.4f}"
-        others = ", ".join(f"{key} {figures[key]:.4f}" for key in ("nll", "ece", "brier") if key in figures)
-        lines.append(f"{split:<10} {name} {main:>8}   {others}")
-    rates = ", ".join(f"{site} {figures['asked']:.3f}" for site, figures in record.rates.items())
-    lines += [
+    rates = ", ".join(f"{site} {figures.get('asked', 0):.3f}" for site, figures in record.rates.items())
+    epochs = record.sizes.get("epochs", 0)
+    lines = [
+        *(_figures(record, split) for split in reversed(SPLITS)),
         f"{'rates':<10} {rates or 'none: nothing is dropped'}",
-        f"{'selected':<10} epoch {record.epoch} of {record.sizes['epochs']:.0f} ({record.rule})",
-        f"{'time':<10} {record.seconds['total']:.1f} s, {record.sizes['parameters']:,.0f} parameters",
+        f"{'selected':<10} epoch {record.epoch} of {epochs:.0f} ({record.rule})",
+        f"{'time':<10} {record.seconds.get('total', 0):.1f} s, {record.sizes.get('parameters', 0):,.0f} parameters",
         f"{'folder':<10} {path}",
     ]
     body = Text("\n".join(clean(line) for line in lines))
-    subtitle = Text(note) if note else None
-    out.print(Panel(body, title=Text(clean(record.id)), subtitle=subtitle, expand=False, title_align="left", padding=(0, 1)))
+    title, subtitle = Text(clean(record.id)), Text(note) if note else None
+    out.print(Panel(body, title=title, title_align="left", subtitle=subtitle, expand=False, padding=(0, 1)))
+
+
+def _figures(record: RunRecord, split: str) -> str:
+    """One split: the main figure of the task, then how good the probabilities are."""
+    figures = record.figures.get(split, {})
+    name = default_metric(record).partition(".")[2]
+    unit = " %" if name == "error" else ""
+    main = f"{figures[name]:.{2 if unit else 4}f}{unit}" if name in figures else "-"
+    others = ", ".join(f"{key} {figures[key]:.4f}" for key in ("nll", "ece", "brier") if key in figures)
+    return f"{split:<10} {name} {main:>8}   {others}"

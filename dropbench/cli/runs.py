@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING
-from zlib import crc32
 
 from dropbench.cli.parser import Parser
 from dropbench.compare.table import CHOICES, default_metric, figure, tally, title
 from dropbench.errors import UserError, nearest
+from dropbench.runs.files import unsealed
 from dropbench.runs.records import SPLITS, RunRecord, folders, read, read_run
 from dropbench.terminal import Column, clean, console, say, setting, show_table
 
@@ -179,13 +178,8 @@ def _metrics(path: Path, out: Console) -> None:
     lines: deque[dict[str, str]] = deque(maxlen=_LINES)
     torn = 0
     for line in _text(path).splitlines():
-        body, sealed, checksum = line.rpartition(', "crc": "')  # as runs.files.line writes it
-        try:
-            intact = not sealed or int(checksum[:8], 16) == crc32(body.encode())
-            row = json.loads(line) if intact else None
-        except (ValueError, RecursionError):
-            row = None
-        if isinstance(row, dict):
+        row = unsealed(line.encode())
+        if row is not None:
             lines.append(_flat(row))
         elif line.strip():
             torn += 1

@@ -134,6 +134,8 @@ def _prepared(
         each = Run(check(composed.data), composed.choices)
         runs.append(each)
         hydra[each.id] = composed.files
+    for config in {run.config.dataset: run.config for run in runs}.values():
+        config.dataset.check(config.data_folder)  # before torch is waited for
     from dropbench.sweep.local import Local
 
     return runs, Local(["dropbench", "train", *argv], hydra, stop.asked, progress=not options.quiet)
@@ -164,7 +166,7 @@ def _parser(multirun: bool) -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="what differs from conf/config.yaml")
-    parser.add_argument("-m", "--multirun", action="store_true", help="train all combinations of comma-separated values")
+    parser.add_argument("-m", "--multirun", action="store_true", help="train all combinations of values")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
     parser.add_argument("-cd", "--config-dir", metavar="DIR", help="a folder with configs of your own")
     views = parser.add_argument_group("views of the config, by Hydra")

@@ -42,7 +42,7 @@ class Parameter:
 
 
 class Moments(Protocol):
-    """Gives a normalising layer its mean and variance: those of the batch in training, the running ones in evaluation."""
+    """Gives a normalising layer its mean and variance: of the batch in training, running ones in evaluation."""
 
     def __call__(self, name: str, value: Tensor, over: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         """Mean and (biased) variance of `value` over the axes `over`, with those axes kept at length 1."""
@@ -66,7 +66,9 @@ class Model(Part):
         """Where noise may act, in the order of the data's way."""
 
     @abstractmethod
-    def apply(self, params: Mapping[str, Tensor], inputs: Tensor, noise: NoiseFn, moments: Moments, facts: Facts) -> Tensor:
+    def apply(
+        self, params: Mapping[str, Tensor], inputs: Tensor, noise: NoiseFn, moments: Moments, facts: Facts
+    ) -> Tensor:
         """The outputs of R nets.
 
         Args:

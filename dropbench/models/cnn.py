@@ -64,7 +64,9 @@ class CNN(Model):
     def parameters(self, facts: Facts) -> tuple[Parameter, ...]:
         """See `Model.parameters`."""
         if facts.form != "image":
-            raise UserError(f"model.kind=cnn: it needs images, and this data set gives a {facts.form}; nearest: model=mlp, model=lstm")
+            raise UserError(
+                f"model.kind=cnn: it needs images, and the data set gives a {facts.form}; nearest: mlp, lstm"
+            )
         declared: list[Parameter] = []
         channels = facts.shape[0]
         for block, maps in enumerate(self.maps, start=1):
@@ -94,7 +96,9 @@ class CNN(Model):
             ),
         )
 
-    def apply(self, params: Mapping[str, Tensor], inputs: Tensor, noise: NoiseFn, moments: Moments, facts: Facts) -> Tensor:
+    def apply(
+        self, params: Mapping[str, Tensor], inputs: Tensor, noise: NoiseFn, moments: Moments, facts: Facts
+    ) -> Tensor:
         """See `Model.apply`."""
         function = activation(self.activation)
         value = noise("input", inputs)
@@ -114,6 +118,7 @@ class CNN(Model):
         for block, maps in enumerate(self.maps, start=1):
             rows, columns = ((side + 2 * padding - self.pool) // self.stride + 1 for side in (rows, columns))
             if min(rows, columns) < 1:
-                raise UserError(f"model.maps: nothing is left of {facts.shape[1]}x{facts.shape[2]} images after {block} poolings")
+                side = f"{facts.shape[1]}x{facts.shape[2]}"
+                raise UserError(f"model.maps: nothing is left of {side} images after {block} poolings")
             channels = maps
         return channels * rows * columns

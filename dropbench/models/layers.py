@@ -80,7 +80,7 @@ def max_pool(value: Tensor, size: int, stride: int) -> Tensor:
     from torch.nn.functional import max_pool2d
 
     pooled = max_pool2d(value.flatten(0, 1), size, stride, padding=(size - 1) // 2)
-    return pooled.unflatten(0, value.shape[:2])
+    return pooled.view(*value.shape[:2], *pooled.shape[1:])
 
 
 def norm_parameters(name: str, units: int) -> tuple[Parameter, ...]:

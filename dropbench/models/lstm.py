@@ -47,7 +47,9 @@ class LSTM(Model):
     def parameters(self, facts: Facts) -> tuple[Parameter, ...]:
         """See `Model.parameters`."""
         if facts.form == "vector":
-            raise UserError("model.kind=lstm: it needs sequences or images, and this data set gives vectors; nearest: model=mlp")
+            raise UserError(
+                "model.kind=lstm: it needs sequences or images, and this data set gives vectors; nearest: model=mlp"
+            )
         declared: list[Parameter] = []
         inputs = self._steps(facts)[1]
         for layer in range(1, self.layers + 1):
@@ -68,7 +70,9 @@ class LSTM(Model):
             declared.append(Site(f"hidden{layer}", "hidden", depth, per_step[1:] if last else per_step, self._width))
         return tuple(declared)
 
-    def apply(self, params: Mapping[str, Tensor], inputs: Tensor, noise: NoiseFn, moments: Moments, facts: Facts) -> Tensor:
+    def apply(
+        self, params: Mapping[str, Tensor], inputs: Tensor, noise: NoiseFn, moments: Moments, facts: Facts
+    ) -> Tensor:
         """See `Model.apply`."""
         import torch
 

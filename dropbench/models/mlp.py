@@ -60,7 +60,9 @@ class MLP(Model):
             ),
         )
 
-    def apply(self, params: Mapping[str, Tensor], inputs: Tensor, noise: NoiseFn, moments: Moments, facts: Facts) -> Tensor:
+    def apply(
+        self, params: Mapping[str, Tensor], inputs: Tensor, noise: NoiseFn, moments: Moments, facts: Facts
+    ) -> Tensor:
         """See `Model.apply`."""
         function = activation(self.activation)
         value = noise("input", inputs.flatten(2))

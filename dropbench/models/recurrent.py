@@ -50,7 +50,7 @@ SITES: dict[Cell, tuple[tuple[str, SiteKind], ...]] = {
 
 
 def recurrent_parameters(name: str, cell: Cell, inputs: int, hidden: int) -> tuple[Parameter, ...]:
-    """Parameters of one direction of a layer, named, sized and initialised as `torch.nn.LSTM` does (matrices transposed)."""
+    """Parameters of one direction of a layer, named and initialised as in `torch.nn.LSTM`, matrices transposed."""
     bound, width = 1 / math.sqrt(hidden), GATES[cell] * hidden
     return (
         Parameter(f"{name}.weight_ih", (inputs, width), bound=bound, unit_axis=1, decays=True),

@@ -82,5 +82,4 @@ class Noise(Part):
 
     def expect(self, rate: Tensor) -> Perturbation | None:
         """What stands at the site in evaluation: the mean of `perturb`, or None where that is the value itself."""
-        del rate
         return None

@@ -41,12 +41,10 @@ class Policy(Part):
 
     def init(self, runs: int) -> State:
         """The state of `runs` runs before training."""
-        del runs
         return {}
 
     def update(self, state: Mapping[str, Tensor], signals: Signals) -> State:
         """The state after a control tick."""
-        del signals
         return dict(state)
 
     def acts(self) -> bool:

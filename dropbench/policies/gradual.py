@@ -54,7 +54,6 @@ class Gradual(Policy):
 
     def factor(self, site: Site, clock: Clock, state: Mapping[str, Tensor], facts: Mapping[str, Tensor]) -> Tensor:
         """[R], the same at every site."""
-        del site, state, facts
         after, until, start, end, steepness = (
             vector(value) for value in (self.after, self.until, self.start, self.end, self.steepness)
         )

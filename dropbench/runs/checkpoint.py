@@ -52,7 +52,7 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
 
 def load(folder: Path) -> tuple[Checkpoint | None, list[str]]:
     """The newest sound checkpoint, or None; and a line for each file that was passed over."""
-    complaints = []
+    complaints: list[str] = []
     for name in (NAME, PREVIOUS):
         path = folder / name
         if not path.exists():

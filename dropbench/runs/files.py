@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import zlib
@@ -21,8 +22,9 @@ def disk(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = {28: "disk full", 122: "disk quota exceeded", 13: "permission denied", 30: "read-only file system"}
-        raise UserError(f"{reason.get(error.errno or 0, os.strerror(error.errno or 5).lower())}: {error.filename or path}") from error
+        reason = {errno.ENOSPC: "disk full", errno.EDQUOT: "disk full (quota)"}
+        told = reason.get(error.errno or 0, os.strerror(error.errno or errno.EIO).lower())
+        raise UserError(f"{told}: {error.filename or path}") from error
 
 
 def write(path: Path, content: bytes) -> None:
@@ -68,9 +70,18 @@ def lines(path: Path) -> Iterator[dict[str, Any]]:
     except FileNotFoundError:
         return
     for text in content.split(b"\n")[:-1]:
-        body, mark, checksum = text.rpartition(b', "crc": "')
-        if mark and checksum[:8] == f"{zlib.crc32(body):08x}".encode():
-            yield json.loads(body + b"}")
+        record = unsealed(text)
+        if record is not None:
+            yield record
+
+
+def unsealed(text: bytes) -> dict[str, Any] | None:
+    """The record in one line, as `line` wrote it; None where it is torn or damaged."""
+    body, mark, checksum = text.rpartition(b', "crc": "')
+    if not mark or checksum != f'{zlib.crc32(body):08x}"}}'.encode():
+        return None
+    record = json.loads(body + b"}")
+    return record if isinstance(record, dict) else None
 
 
 def _finite(value: Any) -> Any:

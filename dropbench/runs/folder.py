@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 RESULT, METRICS, ERROR, RECORD, CONFIG, LOCK = (
     "result.json", "metrics.jsonl", "error.txt", "record.json", "config.yaml", "lock",
 )  # fmt: skip
+_ATTEMPTS = 5
 
 
 def path_of(run: Run) -> Path:
@@ -57,13 +60,17 @@ class RunFolder:
         with disk(path):
             path.mkdir(parents=True, exist_ok=True)
             lock = (path / LOCK).open("a+b")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            holder = lock.read(20).decode(errors="replace").strip()
-            lock.close()
-            raise UserError(f"run folder busy: {path} is held by process {holder or 'unknown'}") from None
+        for attempt in range(_ATTEMPTS):
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if attempt + 1 == _ATTEMPTS:
+                    lock.seek(0)
+                    holder = lock.read(20).decode(errors="replace").strip()
+                    lock.close()
+                    raise UserError(f"run folder busy: {path} is held by process {holder or 'unknown'}") from None
+                time.sleep(0.02)  # a reader holds the lock for an instant to see whether the run is running
         lock.truncate(0)
         lock.write(f"{os.getpid()}\n".encode())
         lock.flush()
@@ -101,7 +108,7 @@ class RunFolder:
         content = line({"seq": self.seq, **record})
         with disk(self.path / METRICS):
             if os.write(self._metrics, content) != len(content):
-                raise OSError(28, "short write", str(self.path / METRICS))
+                raise OSError(errno.ENOSPC, "short write", str(self.path / METRICS))
             os.fsync(self._metrics)
         self.seq += 1
 

@@ -7,7 +7,6 @@ import os
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
@@ -21,8 +20,6 @@ from dropbench.runs.records import read_run
 from dropbench.stack import capacity, partition
 
 if TYPE_CHECKING:
-    import torch
-
     from dropbench.config import Config, Run
     from dropbench.data import Data
     from dropbench.runs.checkpoint import Checkpoint
@@ -41,11 +38,6 @@ class Report:
     failed: dict[str, str] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
-
-
-def data_root(config: Config) -> Path:
-    """Where data sets lie: `data_root`, else `$DROPBENCH_DATA`, else `data`."""
-    return Path(config.data_root or os.environ.get("DROPBENCH_DATA") or "data").expanduser()
 
 
 class Local:
@@ -141,7 +133,7 @@ class Local:
         """The data of a run and their hash; runs with the same data set share them."""
         key = json.dumps(schema.plain(config.dataset), sort_keys=True)
         if key not in self._loaded:
-            data = config.dataset.load(data_root(config))
+            data = config.dataset.load(config.data_folder)
             self._loaded[key] = data, data_hash(data)
         return self._loaded[key]
 
