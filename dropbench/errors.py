@@ -16,7 +16,11 @@ class UserError(Exception):
     """
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Returns `; nearest: NAME` for the known name closest to `name`, or `` when none is close."""
+def nearest(name: str, known: Iterable[str], path: str = "") -> str:
+    """Returns `; nearest: NAME` for the known name closest to `name`, or `` when none is close.
+
+    What all names have in front, `path`, is shown and not compared: it would make everything look close.
+    """
     match = get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"; nearest: {match[0]}" if match else ""
+    before = f"{path}." if path else ""
+    return f"; nearest: {before}{match[0]}" if match else ""

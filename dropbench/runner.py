@@ -122,7 +122,7 @@ class Trainer:
         self.optimizer = stacked([config.optimizer for config in configs], device)
         self.streams = Streams(tuple(config.seed for config in configs), device)
         self.declared = {parameter.name: parameter for parameter in self.model.parameters(self.facts)}
-        self.placements = self.strategy.place(self.model.sites(self.facts))
+        self.placements = self.config.strategy.place(self.model.sites(self.facts))
         self.batch_size = min(self.config.batch_size, len(data.train))
         self.steps_per_epoch = -(-len(data.train) // self.batch_size)
         self.steps = self.config.epochs * self.steps_per_epoch

@@ -5,7 +5,6 @@ Every error is one line that names the key, the value, what is allowed and the n
 
 from __future__ import annotations
 
-import math
 import sys
 import types
 from collections.abc import Callable, Mapping
@@ -36,10 +35,10 @@ def build(cls: Callable[..., T], data: object, path: str = "", extensions: tuple
     hints = _hints(cls)
     for key in data:
         if key not in hints:
-            known = [_join(path, name) for name in hints]
+            close = nearest(str(key), hints, path)
             raise UserError(
                 f"unknown key {_join(path, str(key))}={_shown(data[key])}"
-                f"{nearest(_join(path, str(key)), known) or '; known: ' + ', '.join(known)}"
+                f"{close or '; known: ' + ', '.join(_join(path, name) for name in hints)}"
             )
     values = {}
     for item in fields(cls):  # type: ignore[arg-type]
@@ -164,8 +163,9 @@ def _scalar(hint: Any, value: object, path: str) -> Any:
         return value
     if hint is int and isinstance(value, int) and not isinstance(value, bool):
         return value
-    if hint is float and isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-        return float(value)
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        if abs(value) <= sys.float_info.max:  # neither infinite, nor nan, nor an integer that no float can hold
+            return float(value)
     if hint is str and isinstance(value, str):
         return value
     wanted = {bool: "true or false", int: "a whole number", float: "a finite number", str: "a text"}

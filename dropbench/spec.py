@@ -35,7 +35,8 @@ class Range:
         return above and (value < self.high if self.open_high else value <= self.high)
 
     def __str__(self) -> str:
-        return f"{self.low:g} {'<' if self.open_low else '<='} value {'<' if self.open_high else '<='} {self.high:g}"
+        low, high = (f"{end:g}" if isinstance(end, float) else str(end) for end in (self.low, self.high))
+        return f"{low} {'<' if self.open_low else '<='} value {'<' if self.open_high else '<='} {high}"
 
 
 Rate = Annotated[PerRun, Range(0, 1, open_high=True)]

@@ -1,0 +1,247 @@
+"""`dropbench train`, through the front door: real runs, small ones."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from dropbench.cli import main
+
+TINY = ["epochs=3", "model.widths=[16]", "dataset.train_size=100", "optimizer.learning_rate=0.05"]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DROPBENCH_DATA", raising=False)
+    monkeypatch.delenv("DROPBENCH_DEBUG", raising=False)
+    monkeypatch.setenv("COLUMNS", "200")
+    return tmp_path
+
+
+def runs(folder: Path) -> list[Path]:
+    return sorted(path.parent for path in folder.glob("outputs/*/*/result.json"))
+
+
+def rows(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_golden_losses(folder):
+    """Four losses of a tiny run. They change only with the meaning of a run, which is a new minor version."""
+    assert main(["train", *TINY]) == 0
+    (run,) = runs(folder)
+    losses = [row["training_loss"] for row in rows(run)]
+    losses.append(json.loads((run / "result.json").read_text())["test"]["loss"])
+    assert losses == pytest.approx([0, 0, 0, 0], abs=1e-4)
+
+
+def test_a_run_folder_holds_what_the_interface_promises(folder, capsys):
+    assert main(["train", *TINY, "seed=3", "study=first"]) == 0
+    (run,) = runs(folder)
+    assert run.parent == folder / "outputs" / "first"
+    assert str(run.relative_to(folder)) in capsys.readouterr().out
+    names = {path.name for path in run.iterdir()}
+    assert names >= {"config.yaml", ".hydra", "record.json", "metrics.jsonl", "checkpoint.safetensors", "result.json"}
+    assert {path.name for path in (run / ".hydra").iterdir()} == {"config.yaml", "hydra.yaml", "overrides.yaml"}
+    assert yaml.safe_load((run / ".hydra" / "overrides.yaml").read_text()) == [*TINY, "seed=3", "study=first"]
+    result = json.loads((run / "result.json").read_text())
+    assert result["id"] == run.name
+    assert run.name.startswith("digits-mlp-standard-r0.5-s3-")
+    assert (result["status"], result["study"], result["seed"], result["rate"]) == ("done", "first", 3, 0.5)
+    assert result["choices"].items() >= {
+        "dataset": "digits", "model": "mlp", "strategy": "standard", "optimizer": "sgd_dropout"
+    }.items()  # fmt: skip
+    assert (result["epochs"], result["steps"]) == (3, 6)
+    assert result["parameters"] == 64 * 16 + 16 + 16 * 10 + 10
+    assert result["selection"]["rule"] == "validation_best"
+    for split in ("train", "validation", "test"):
+        assert result[split].keys() >= {"loss", "error", "nll", "ece", "brier"}
+    assert result["rates"]["hidden1"]["asked"] == pytest.approx(0.5)
+    assert result["rates"]["hidden1"]["realised"] == pytest.approx(0.5, abs=0.1)
+    assert result["rates"]["input"]["asked"] == pytest.approx(0.2)
+    assert result["seconds"].keys() == {"total", "train"}
+    assert result["peak_memory_bytes"] > 0
+    first, *_ = rows(run)
+    assert first.keys() >= {"seq", "epoch", "step", "train", "validation", "learning_rate", "sites", "seconds"}
+    record = json.loads((run / "record.json").read_text())
+    assert record.keys() >= {"versions", "hardware", "git", "command", "data", "determinism", "started"}
+    assert record["command"][:2] == ["dropbench", "train"]
+
+
+def test_the_same_command_shows_the_recorded_result_and_says_how_to_train_anew(folder, capsys):
+    assert main(["train", *TINY]) == 0
+    (run,) = runs(folder)
+    before = {path: path.stat().st_mtime_ns for path in run.iterdir()}
+    capsys.readouterr()
+    assert main(["train", *TINY]) == 0
+    assert "rerun=true" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in run.iterdir()} == before
+    metrics = rows(run)
+    assert main(["train", *TINY, "rerun=true"]) == 0
+    again = rows(run)
+    assert runs(folder) == [run]
+    assert (run / "result.json").stat().st_mtime_ns > before[run / "result.json"]
+    for row in (*metrics, *again):
+        for key in ("seconds", "crc"):
+            row.pop(key)
+    assert again == metrics  # bit for bit
+
+
+@pytest.mark.parametrize("model", ["cnn", "lstm"])
+def test_the_other_models_work_the_same_way(folder, model):
+    size = ["model.maps=[4]", "model.dense=[8]"] if model == "cnn" else ["model.hidden=8"]
+    assert main(["train", f"model={model}", "strategy=gradual", "epochs=2", "dataset.train_size=100", *size]) == 0
+    (run,) = runs(folder)
+    assert run.name.startswith(f"digits-{model}-gradual-")
+
+
+def test_a_sweep_trains_every_combination_once_and_ends_with_the_table(folder, capsys):
+    sweep = ["train", "-m", *TINY, "strategy=none,standard,gradual", "strategy.rate=0.2,0.4", "seed=0,1"]
+    assert main(sweep) == 0
+    shown = capsys.readouterr()
+    assert "12 runs: 0 done, 2 duplicates, 10 to do in 3 stacks" in shown.err
+    assert len(runs(folder)) == 10  # a rate means nothing to `none`
+    table = [line.split() for line in shown.out.splitlines() if line.startswith("digits")]
+    assert sorted((row[2], row[4], row[5]) for row in table) == [
+        ("gradual", "0.2", "2"), ("gradual", "0.4", "2"), ("none", "0", "2"), ("standard", "0.2", "2"), ("standard", "0.4", "2"),
+    ]  # fmt: skip
+    assert main(["sweep", *sweep[2:]]) == 0
+    assert "12 runs: 10 done, 2 duplicates, 0 to do" in capsys.readouterr().err
+
+
+def test_a_run_of_a_sweep_equals_the_run_alone(folder):
+    assert main(["train", "-m", *TINY, "strategy.rate=0.2,0.4", "seed=0,1", "study=together"]) == 0
+    for run in runs(folder):
+        rate, seed = run.name.split("-")[3:5]
+        assert main(["train", *TINY, f"strategy.rate={rate[1:]}", f"seed={seed[1:]}", "study=alone"]) == 0
+        alone = folder / "outputs" / "alone" / run.name
+        for together, single in zip(rows(run), rows(alone), strict=True):
+            assert together["training_loss"] == pytest.approx(single["training_loss"], rel=1e-4)
+            assert together["sites"] == single["sites"]  # the masks are the same, bit for bit
+
+
+def test_a_refused_pair_is_named_and_the_others_are_trained(folder, capsys):
+    sweep = ["dataset=temporal_order", "dataset.length=10", "dataset.train_size=64", "dataset.validation_size=32"]
+    size = ["dataset.test_size=32", "epochs=1", "+model.hidden=4"]
+    assert main(["train", "-m", *sweep, *size[:2], "model=mlp,cnn", "model.activation=tanh"]) == 0
+    shown = capsys.readouterr()
+    assert "model.kind=cnn: it needs images" in shown.err
+    assert len(runs(folder)) == 1
+
+
+def test_a_diverged_run_fails_with_its_step_and_the_others_finish(folder, capsys):
+    learning_rates = "optimizer.learning_rate=0.05,1e9"
+    clip = ["optimizer.clip_norm=null", "optimizer.max_norm=null"]
+    deep = ["epochs=3", "model.widths=[16,16,16,16,16,16]", *clip]
+    assert main(["train", "-m", *deep, learning_rates]) == 3
+    assert "not finite at step" in capsys.readouterr().err
+    results = [json.loads((run / "result.json").read_text()) for run in runs(folder)]
+    assert sorted(result["status"] for result in results) == ["done", "failed"]
+    (failed,) = (run for run in runs(folder) if (run / "error.txt").exists())
+    assert "not finite at step" in (failed / "error.txt").read_text()
+    assert main(["train", *deep, "optimizer.learning_rate=1e9"]) == 3
+
+
+BAD = {
+    "modle=lstm": ["modle=lstm", "nearest: model"],
+    "+modle=lstm": ["modle=lstm", "nearest: model"],
+    "++strategy.rte=0.3": ["strategy.rte=0.3", "nearest: strategy.rate"],
+    "strategy.policies.gradal.until=1": ["gradal", "nearest: gradual"],
+    "model=lsmt": ["model=lsmt", "nearest: lstm"],
+    "strategy=gradul": ["strategy=gradul", "nearest: gradual"],
+    "strategy.rate=1.0": ["strategy.rate=1.0", "0 <= value < 1"],
+    "strategy.rate=-0.1": ["strategy.rate=-0.1", "0 <= value < 1"],
+    "strategy.rate=abc": ["strategy.rate=abc", "number"],
+    "strategy.rate=null": ["strategy.rate=null", "number"],
+    "strategy.rate=nan": ["strategy.rate=nan", "finite"],
+    "epochs=-1": ["epochs=-1", "1 <= value"],
+    "epochs=1.5": ["epochs=1.5", "whole number"],
+    "batch_size=0": ["batch_size=0", "1 <= value"],
+    "seed=-1": ["seed=-1", "0 <= value"],
+    "seed=18446744073709551616": ["seed=18446744073709551616", "18446744073709551615"],
+    "model.widths=[1000000000000]": ["model.widths", "65536"],
+    "device=cuda:77": ["cuda:77", "allowed: auto, cpu"],
+    "device=gpu": ["device=gpu", "cuda"],
+    "study=../x": ["study", "../x"],
+    "precision=float16": ["precision=float16", "nearest: bfloat16"],
+    "strategy.where=hiden": ["strategy.where=hiden", "nearest: hidden"],
+    "strategy.share=step": ["strategy.share=step", "batch, unit"],
+    "strategy.where=state": ["strategy.where=state", "nowhere"],
+    "strategy.noise=gausian": ["gausian", "nearest: gaussian"],
+    "strategy.objective=mean_squared_error": ["mean_squared_error", "cross_entropy"],
+    "extensions=[nosuchpackage]": ["nosuchpackage"],
+    "dataset.train_size=100000": ["dataset.train_size=100000"],
+    "hydra.run.dir=/tmp/x": ["hydra.run.dir", "output_root"],
+    "a b": ["a b"],
+    "model._target_=os.system": ["_target_"],
+    "~strategy.rat": ["strategy.rat"],
+}
+
+
+@pytest.mark.parametrize("override", BAD)
+def test_bad_input_ends_in_one_line_and_exit_code_2(folder, capsys, override):
+    assert main(["train", override]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    (line,) = shown.err.splitlines()
+    assert line.startswith("dropbench: ")
+    for word in BAD[override]:
+        assert word in line
+    assert not runs(folder)
+
+
+def test_debug_shows_the_traceback(folder, capsys, monkeypatch):
+    monkeypatch.setenv("DROPBENCH_DEBUG", "1")
+    assert main(["train", "epochs=0"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_missing_data_names_the_path(folder, capsys, monkeypatch):
+    import socket
+
+    def unreachable(*_: object, **__: object) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr(socket, "create_connection", unreachable)
+    monkeypatch.setattr(socket, "getaddrinfo", unreachable)
+    assert main(["train", "dataset=mnist", "data_root=nowhere"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "nowhere" in line
+
+
+def test_the_views_of_hydra(folder, capsys):
+    assert main(["train", "--cfg", "job", "strategy=gradual", "strategy.rate=0.3"]) == 0
+    shown = yaml.safe_load(capsys.readouterr().out)
+    assert shown["strategy"]["rate"] == 0.3
+    assert shown["strategy"]["policies"]["gradual"]["shape"] == "linear"
+    assert main(["train", "--cfg", "job", "-p", "optimizer"]) == 0
+    assert "learning_rate" in capsys.readouterr().out
+    assert main(["train", "--info", "searchpath"]) == 0
+    assert "conf" in capsys.readouterr().out
+    assert main(["train", "--cfg", "job", "strategy=gradul"]) == 2
+    assert not (folder / "outputs").exists()
+
+
+@pytest.mark.parametrize("word", ["experiment=adding", "+experiment=adding"])
+def test_experiments_with_and_without_plus(capsys, word):
+    assert main(["train", "--cfg", "job", word, "epochs=2"]) == 0
+    shown = yaml.safe_load(capsys.readouterr().out)
+    assert (shown["dataset"]["kind"], shown["model"]["kind"], shown["epochs"]) == ("adding", "lstm", 2)
+
+
+def test_a_config_folder_of_ones_own(folder):
+    (folder / "mine" / "strategy").mkdir(parents=True)
+    (folder / "mine" / "strategy" / "soft.yaml").write_text("# Mine\nrate: 0.1\nnoise: gaussian\nobjective: auto\n")
+    assert main(["train", *TINY, "--config-dir", "mine", "strategy=soft"]) == 0
+    (run,) = runs(folder)
+    assert run.name.startswith("digits-mlp-soft-r0.1-")
+    assert main(["train", "--config-dir", "nosuch", "strategy=soft"]) == 2
+
+
+def test_help_says_how(capsys):
+    assert main(["train", "--help"]) == 0
+    assert "strategy=gradual model=lstm" in capsys.readouterr().out

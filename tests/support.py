@@ -1,0 +1,99 @@
+"""What the tests of the core share: configs by the names of their choices, tiny runs, a sink in memory."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dropbench.compose import Composed, Composer
+from dropbench.config import Config, Run, check
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from dropbench.data import Data
+    from dropbench.runs.checkpoint import Checkpoint
+
+CONF = Path(__file__).parents[1] / "conf"
+
+#: Digits small enough for a run of a blink: 48 examples train.
+TINY = ("dataset.train_size=48", "dataset.validation_size=20", "batch_size=16", "epochs=2")
+#: Each kind of net, as small as it gets.
+MODELS = {
+    "mlp": ("model=mlp", "model.widths=[7,6]"),
+    "cnn": ("model=cnn", "model.maps=[3,4]", "model.dense=[5]"),
+    "lstm": ("model=lstm", "model.hidden=5"),
+}
+
+
+def choices(group: str) -> list[str]:
+    """The names of all YAMLs of a group, found recursively: `gradual/late`."""
+    folder = CONF / group
+    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
+
+
+@cache
+def composed(*overrides: str) -> Composed:
+    return Composer().compose(overrides)
+
+
+@cache
+def config(*overrides: str) -> Config:
+    return check(composed(*overrides).data)
+
+
+def run_of(*overrides: str) -> Run:
+    return Run(config(*overrides), composed(*overrides).choices)
+
+
+def tiny(strategy: str, model: str, *overrides: str) -> Config:
+    """A run that takes a blink."""
+    return config(f"strategy={strategy}", *MODELS[model], *TINY, *overrides)
+
+
+@cache
+def data_of(part: Any) -> Data:
+    loaded: Data = part.load(Path("nowhere"))
+    return loaded
+
+
+class MemorySink:
+    """Keeps what a stack reports; asks it to stop after `stop_after` steps."""
+
+    def __init__(self, runs: int, stop_after: int | None = None) -> None:
+        self.records: list[list[dict[str, Any]]] = [[] for _ in range(runs)]
+        self.checkpoints: list[Checkpoint | None] = [None] * runs
+        self.results: list[dict[str, Any] | None] = [None] * runs
+        self.steps = 0
+        self.stop_after = stop_after
+
+    def progress(self, step: int, steps: int) -> None:
+        self.steps = step
+
+    def metrics(self, run: int, record: dict[str, Any]) -> None:
+        self.records[run].append({key: value for key, value in record.items() if key != "seconds"})
+
+    def checkpoint(self, run: int, checkpoint: Checkpoint) -> None:
+        tensors = {name: tensor.detach().clone() for name, tensor in checkpoint.tensors.items()}
+        self.checkpoints[run] = type(checkpoint)(tensors, checkpoint.facts)
+
+    def finish(self, run: int, result: dict[str, Any]) -> None:
+        circumstances = ("seconds", "peak_memory_bytes")
+        self.results[run] = {key: value for key, value in result.items() if key not in circumstances}
+
+    def interrupted(self) -> bool:
+        return self.stop_after is not None and self.steps >= self.stop_after
+
+
+def message(error: Any) -> str:
+    """The text of an error a user reads, which is one line."""
+    text = str(error.value)
+    assert "\n" not in text
+    return text
+
+
+def set_at(data: dict[str, Any], path: Sequence[str], value: Any) -> dict[str, Any]:
+    """A copy of nested mappings with one value replaced."""
+    head, *rest = path
+    return {**data, head: set_at(data[head], rest, value) if rest else value}
