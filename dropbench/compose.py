@@ -18,7 +18,7 @@ import hydra
 import yaml
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, ValueType
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -99,14 +99,14 @@ class Composer:
         return Composed(data, choices, tuple(overrides), files)
 
     def expand(self, overrides: Sequence[str]) -> list[list[str]]:
-        """All combinations of a sweep in Hydra's grammar (`a,b`, `range()`, `choice()`, `glob()`), the last fastest."""
+        """All combinations of a sweep in Hydra's grammar (`a,b`, `range()`, `choice()`, `glob()`), the last fastest.
+
+        Raises:
+            UserError: bad grammar, or a sweep over nothing.
+        """
+        groups = self.groups()
         with self._hydra(), _told(overrides):
-            axes = [
-                [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
-                if override.is_sweep_override()
-                else [override.input_line or ""]
-                for override in self._parsed(overrides)
-            ]
+            axes = [_axis(override, groups) for override in self._parsed(overrides)]
         return [list(combination) for combination in product(*axes)]
 
     def show(self, arguments: Sequence[str], overrides: Sequence[str]) -> int:
@@ -162,6 +162,21 @@ class Composer:
                 close = nearest(str(name), known)
                 raise UserError(f"{key}={name}: there is no such {key}; known: {', '.join(known)}{close}")
         return line.lstrip("+")
+
+
+def _axis(override: Override, groups: dict[str, list[str]]) -> list[str]:
+    """The overrides that one override of a sweep stands for."""
+    line = override.input_line or ""
+    if not override.is_sweep_override():
+        return [line]
+    if override.value_type == ValueType.GLOB_CHOICE_SWEEP:  # Hydra's own looks at the top of a group alone
+        values = override.value().filter(groups.get(override.key_or_group, []))  # type: ignore[union-attr]
+    else:
+        values = list(override.sweep_string_iterator())
+    if not values:
+        known = groups.get(override.key_or_group, [])
+        raise UserError(f"{line}: this sweeps over nothing{'; known: ' + ', '.join(known) if known else ''}")
+    return [f"{override.get_key_element()}={value}" for value in values]
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from dropbench.models import Model
 from dropbench.objectives import Objective
 from dropbench.optim import Optimizer
 from dropbench.parts import find
+from dropbench.paths import folders
 from dropbench.spec import Range
 from dropbench.strategy import Strategy
 
@@ -135,6 +136,8 @@ def check(data: Mapping[str, Any]) -> Config:
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
         raise UserError(f"extensions={names}: allowed: a list of package names")
     extensions = tuple(names)
+    for name in extensions:
+        folders(name)
     config = schema.build(Config, {**data, "strategy": _with_objective(data, extensions)}, "", extensions)
     plain = find(Objective, config.dataset.objective, "dataset.kind", extensions)
     objective = config.strategy.objective

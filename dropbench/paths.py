@@ -24,12 +24,16 @@ def conf_dirs(extensions: tuple[str, ...] = ()) -> list[Path]:
     if not found:
         raise UserError(f"{places[0]}: the configs of {own} are missing; install it again")
     for name in others:
-        found += [folder / "conf" for folder in _folders(name) if (folder / "conf").is_dir()]
+        found += [folder / "conf" for folder in folders(name) if (folder / "conf").is_dir()]
     return found
 
 
-def _folders(package: str) -> list[Path]:
-    """The folders of an importable package, found without running its code."""
+def folders(package: str) -> list[Path]:
+    """The folders of an importable package, found without running its code.
+
+    Raises:
+        UserError: there is no such package.
+    """
     try:
         spec = find_spec(package)
     except (ImportError, ValueError):

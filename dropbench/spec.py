@@ -40,6 +40,8 @@ class Range:
 
 
 Rate = Annotated[PerRun, Range(0, 1, open_high=True)]
+#: Below 1 by more than a 16-bit mask or a float32 could miss.
+Cap = Annotated[PerRun, Range(0, 0.9999)]
 Factor = Annotated[PerRun, Range(0, 1)]
 Share = Annotated[PerRun, Range(0, 1)]
 NonNegative = Annotated[PerRun, Range(0, 1e9)]

@@ -31,6 +31,8 @@ def stacked(parts: Sequence[T], device: torch.device | str = "cpu") -> T:
         ValueError: the parts differ in something other than floats.
     """
     first: Any = parts[0]
+    if any(type(part) is not type(first) for part in parts):
+        raise ValueError("the runs of a stack have different parts")
     if isinstance(first, float):
         return torch.tensor(parts, dtype=torch.float32, device=device)  # type: ignore[return-value]
     if is_dataclass(first) and not isinstance(first, type):

@@ -96,7 +96,7 @@ class State:
                 raise ValueError("a checkpoint does not hold the state of this run")
         first = checkpoints[0]
         for name, tensor in _flat(self).items():
-            tensor.copy_(torch.stack([checkpoint.tensors[name] for checkpoint in checkpoints]))
+            tensor.detach().copy_(torch.stack([checkpoint.tensors[name] for checkpoint in checkpoints]))
         losses = torch.stack([checkpoint.tensors["losses"] for checkpoint in checkpoints])
         self.losses = list(losses.to(next(iter(self.params.values())).device).unbind(1))
         self.step, self.watched = first.facts["step"], first.facts["watched"]

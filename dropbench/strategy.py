@@ -14,7 +14,7 @@ from dropbench.errors import UserError
 from dropbench.noise import Noise, Perturbation
 from dropbench.objectives import Objective
 from dropbench.policies import Policy, State
-from dropbench.spec import TRANSITION_KINDS, Rate, Site, vector
+from dropbench.spec import TRANSITION_KINDS, Cap, Rate, Site, vector
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,7 +70,7 @@ class Strategy:
     where: tuple[Place, ...] = ("auto",)
     share: tuple[Axis, ...] = ("auto",)
     policies: Mapping[str, Policy] = field(default_factory=dict)
-    cap: Rate = 0.95
+    cap: Cap = 0.95
 
     def canonical(self) -> Strategy:
         """The same strategy without what means nothing: one that acts nowhere has no rate and no policy."""

@@ -10,7 +10,7 @@ from dropbench.compose import Composed, Composer
 from dropbench.config import Config, Run, check
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from dropbench.data import Data
     from dropbench.runs.checkpoint import Checkpoint
@@ -47,9 +47,12 @@ def run_of(*overrides: str) -> Run:
     return Run(config(*overrides), composed(*overrides).choices)
 
 
-def tiny(strategy: str, model: str, *overrides: str) -> Config:
-    """A run that takes a blink."""
-    return config(f"strategy={strategy}", *MODELS[model], *TINY, *overrides)
+def tiny(strategy: str, model: str, changes: Mapping[str, Any] | None = None) -> Config:
+    """A run that takes a blink; `changes`: values by the keys of the command line."""
+    data = composed(f"strategy={strategy}", *MODELS[model], *TINY).data
+    for key, value in (changes or {}).items():
+        data = set_at(data, key.split("."), value)
+    return check(data)
 
 
 @cache

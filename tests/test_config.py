@@ -1,0 +1,322 @@
+"""The border: what the command line says becomes a checked config, whose meaning names the run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import subprocess
+import sys
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+from support import CONF, choices, composed, config, message, run_of, set_at
+
+import dropbench
+from dropbench import config as border
+from dropbench.config import CIRCUMSTANCES, Config, Run, check, digest, meaning
+from dropbench.errors import UserError
+from dropbench.schema import plain
+
+
+def refused(*overrides: str) -> str:
+    with pytest.raises(UserError) as error:
+        check(composed(*overrides).data)
+    return message(error)
+
+
+# ---- what a key may hold
+
+
+@pytest.mark.parametrize(
+    ("override", "text"),
+    [
+        ("strategy.rate=1", "strategy.rate=1: out of range; allowed: 0 <= value < 1"),
+        ("strategy.rate=-0.1", "strategy.rate=-0.1: out of range; allowed: 0 <= value < 1"),
+        ("strategy.rate=high", "strategy.rate=high: allowed: a finite number"),
+        ("strategy.rate=nan", "strategy.rate=nan: allowed: a finite number"),
+        ("strategy.rate=null", "strategy.rate=null: allowed: a finite number"),
+        ("strategy.input_rate=1.5", "strategy.input_rate=1.5: out of range"),
+        ("strategy.cap=1", "strategy.cap=1: out of range"),
+        ("strategy.cap=0.99999999", "strategy.cap=0.99999999: out of range"),  # 1 as a float32
+        ("strategy.where=hiden", "strategy.where=hiden: allowed: auto, nowhere, transition, input, "),
+        ("strategy.share=[step,bach]", "strategy.share[1]=bach: allowed: auto, batch, step, "),
+        ("strategy.noise=bernouli", "strategy.noise.kind=bernouli: there is no such noise"),
+        ("strategy.policies.gradul={}", "strategy.policies.gradul=gradul: there is no such policy"),
+        ("strategy.objective=rdrp", "strategy.objective.kind=rdrp: there is no such objective"),
+        ("epochs=0", "epochs=0: out of range; allowed: 1 <= value <= 1000000"),
+        ("epochs=-1", "epochs=-1: out of range"),
+        ("epochs=2.5", "epochs=2.5: allowed: a whole number"),
+        ("batch_size=0", "batch_size=0: out of range"),
+        ("seed=-1", "seed=-1: out of range; allowed: 0 <= value <= 18446744073709551615"),
+        ("seed=18446744073709551616", "seed=18446744073709551616: out of range"),
+        ("precision=float16", "precision=float16: allowed: float32, bfloat16"),
+        ("selection=best", "selection=best: allowed: validation_best, last; nearest: "),
+        ("early_stop=0", "early_stop=0: out of range"),
+        ("evaluation.every=0", "evaluation.every=0: out of range"),
+        ("stack=many", "stack=many: allowed: a whole number or auto"),
+        ("workers=2", "workers=2: out of range"),
+        ("rerun=1", "rerun=1: allowed: true or false"),
+        ("model.widths=[0]", "model.widths=[0]: out of range"),
+        ("model.kind=mpl", "model.kind=mpl: there is no such model"),
+        ("dataset.kind=digit", "dataset.kind=digit: there is no such dataset"),
+        ("dataset.train_size=many", "dataset.train_size=many: allowed: a whole number or null"),
+        ("optimizer.decay.shape=linea", "optimizer.decay.shape=linea: allowed: "),
+        ("device=gpu", "device=gpu: allowed: auto, cpu, cuda, cuda:N"),
+        ("device=cuda:x", "device=cuda:x: allowed: auto, cpu"),
+        ("study=../x", "study='../x': allowed: up to 80 letters"),
+        ("study=''", "study='': allowed: up to 80 letters"),
+        ("study=.hidden", "study='.hidden': allowed: up to 80 letters"),
+        ("study='a b'", "study='a b': allowed: up to 80 letters"),
+        (f"study={'a' * 81}", f"study='{'a' * 81}': allowed: up to 80 letters"),
+    ],
+)
+def test_bad_values_are_told_in_a_line(override, text):
+    assert refused(override).startswith(text)
+
+
+@pytest.mark.parametrize(
+    ("override", "text"),
+    [
+        ("{}epoch=3", "unknown key epoch=3; nearest: epochs"),
+        ("{}strategy.rat=0.3", "unknown key strategy.rat=0.3; nearest: strategy.rate"),
+        ("{}strategy.dropout=0.3", "unknown key strategy.dropout=0.3; known: strategy.noise, strategy.objective, "),
+        ("{}model.hidden=64", "unknown key model.hidden=64; known: model.widths, "),
+        ("{}optimizer.decay.gama=0.3", "unknown key optimizer.decay.gama=0.3; nearest: optimizer.decay.gamma"),
+        ("{}evaluation.ever=3", "unknown key evaluation.ever=3; nearest: evaluation.every"),
+        ("{}strategy.noise={{kind:gaussian,sigma:1}}", "unknown key strategy.noise.sigma=1"),
+    ],
+)
+@pytest.mark.parametrize("prefix", ["", "+", "++"])
+def test_unknown_keys_are_refused_also_behind_a_plus(prefix, override, text):
+    assert refused(override.format(prefix)).startswith(text)
+
+
+def test_edges_are_allowed():
+    checked = config("seed=18446744073709551615", "strategy.rate=0", "strategy.cap=0.9999", "early_stop=1")
+    assert (checked.seed, checked.strategy.rate, checked.strategy.cap) == (2**64 - 1, 0.0, 0.9999)
+    for device in ("auto", "cpu", "cuda", "cuda:0", "cuda:12"):
+        assert config(f"device={device}").device == device
+
+
+def test_a_mapping_is_needed_where_a_group_stands():
+    data = composed().data
+    for group in ("dataset", "model", "strategy", "optimizer"):
+        for value in (None, 3, ["x"]):
+            with pytest.raises(UserError, match=rf"^{group}="):
+                check({**data, group: value})
+        missing = {key: item for key, item in data.items() if key != group}
+        with pytest.raises(UserError, match=group):
+            check(missing)
+
+
+def test_the_data_folder(monkeypatch):
+    monkeypatch.delenv("DROPBENCH_DATA", raising=False)
+    assert config().data_folder == Path("data")
+    monkeypatch.setenv("DROPBENCH_DATA", "/somewhere")
+    assert config().data_folder == Path("/somewhere")
+    assert config("data_root=/else").data_folder == Path("/else")
+    assert config("data_root='~/x'").data_folder == Path.home() / "x"
+
+
+# ---- the objective
+
+
+@pytest.mark.parametrize("dataset", choices("dataset"))
+def test_the_objective_auto_is_the_plain_one_of_the_task(dataset):
+    kind = config(f"dataset={dataset}").strategy.objective.kind()
+    assert kind == ("mean_squared_error" if dataset == "adding" else "cross_entropy")
+
+
+def test_auto_is_the_same_run_as_the_objective_by_name():
+    assert run_of("strategy.objective=cross_entropy").id == run_of().id
+    adding = run_of("dataset=adding", "model=lstm", "strategy.objective=mean_squared_error")
+    assert adding.id == run_of("dataset=adding", "model=lstm").id
+
+
+def test_an_objective_of_another_task_is_refused():
+    assert refused("strategy.objective=mean_squared_error") == (
+        "strategy.objective=mean_squared_error: the data set is a classification task; allowed: auto, cross_entropy"
+    )
+    assert "allowed: auto, mean_squared_error" in refused(
+        "dataset=adding", "model=lstm", "strategy.objective=cross_entropy"
+    )
+
+
+# ---- the name of a run
+
+
+def test_an_id_is_readable():
+    run = run_of("strategy=gradual/late", "model=lstm", "seed=7", "strategy.rate=0.25")
+    assert re.fullmatch(r"digits-lstm-gradual\.late-r0\.25-s7-[0-9a-f]{8}", run.id)
+    assert re.fullmatch(r"[0-9a-f]{8}", run.group)
+
+
+def test_a_hash_is_that_of_canonical_json():
+    text = '{"a":[1,2.5,null],"b":"\\u00e9"}'
+    assert digest({"b": "é", "a": [1, 2.5, None]}) == hashlib.sha256(text.encode()).hexdigest()[:8]
+    data = meaning(config())
+    assert json.loads(json.dumps(data)) == data
+    assert data["version"] == ".".join(dropbench.__version__.split(".")[:2])
+    assert set(data) == {item.name for item in fields(Config)} - CIRCUMSTANCES | {"version"}
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("strategy.rate=0.50", "seed=0"),
+        ("seed=0", "strategy.rate=5e-1"),
+        ("+seed=0",),
+        ("++strategy.rate=0.5",),
+        ("strategy=standard", "model=mlp"),
+        ("model.widths=[256,256]",),
+        ("strategy.noise={kind:bernoulli}",),
+        ("strategy.policies={}",),
+        ("strategy.where=[auto]",),
+        ("optimizer.weight_decay=null",),
+    ],
+    ids=" ".join,
+)
+def test_the_same_meaning_is_the_same_run(overrides):
+    assert run_of(*overrides).id == run_of().id
+    assert run_of(*overrides).group == run_of().group
+
+
+def test_an_entry_that_was_taken_out_was_never_there():
+    run = run_of("strategy=gradual", "strategy.policies.gradual=null")
+    assert run.config == config("strategy=standard")
+    assert run_of("strategy=gradual", "~strategy.policies.gradual").id == run.id
+
+
+CHANGED = {
+    "study": "other",
+    "device": "cpu",
+    "data_root": "/elsewhere",
+    "output_root": "/out",
+    "rerun": True,
+    "stack": 3,
+    "workers": 1,
+    "launcher": "local",
+    "extensions": ["dropbench"],
+}
+
+
+def test_circumstances_do_not_change_the_name():
+    assert set(CHANGED) == CIRCUMSTANCES
+    data, choice = composed().data, composed().choices
+    plainly = Run(check(data), choice)
+    for key, value in CHANGED.items():
+        changed = Run(check({**data, key: value}), choice)
+        assert changed.id == plainly.id, key
+        assert changed.group == plainly.group, key
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("dataset.train_size", 100),
+        ("dataset.validation_size", 200),
+        ("model.widths", [256]),
+        ("model.activation", "tanh"),
+        ("strategy.rate", 0.25),
+        ("strategy.input_rate", 0.25),
+        ("strategy.where", "hidden"),
+        ("strategy.share", "batch"),
+        ("strategy.noise", "gaussian"),
+        ("strategy.policies", {"gradual": {}}),
+        ("strategy.cap", 0.5),
+        ("optimizer.learning_rate", 0.2),
+        ("optimizer.decay", {"shape": "constant"}),
+        ("optimizer.max_norm", None),
+        ("epochs", 7),
+        ("batch_size", 65),
+        ("precision", "bfloat16"),
+        ("selection", "last"),
+        ("early_stop", 3),
+        ("evaluation.every", 2),
+    ],
+)
+def test_everything_else_does(path, value):
+    data, choice = composed().data, composed().choices
+    before, after = Run(check(data), choice), Run(check(set_at(data, path.split("."), value)), choice)
+    assert digest(meaning(after.config)) != digest(meaning(before.config))
+    assert after.group != before.group
+
+
+def test_no_field_is_forgotten_in_the_meaning():
+    """Every field of a config is either a circumstance or changed by a case of the test above."""
+    (mark,) = test_everything_else_does.pytestmark
+    covered = {path.split(".")[0] for path, _ in mark.args[1]}
+    assert covered | CIRCUMSTANCES | {"seed"} == {item.name for item in fields(Config)}
+
+
+def test_the_seed_names_a_run_but_not_its_group():
+    first, second = run_of("seed=0"), run_of("seed=1")
+    assert first.id != second.id
+    assert first.group == second.group
+
+
+def test_the_choice_is_part_of_the_group():
+    """Two names for one content are two rows of a table."""
+    same = ("strategy.policies={gradual:{shape:step,until:0.2}}",)
+    named, spelt = run_of("strategy=gradual/late"), run_of("strategy=standard", *same)
+    assert named.config == spelt.config
+    assert digest(meaning(named.config)) == digest(meaning(spelt.config))
+    assert named.group != spelt.group
+
+
+def test_no_dropout_at_any_rate_is_one_run():
+    run = run_of("strategy=none")
+    for overrides in (
+        ("strategy.rate=0.3",),
+        ("strategy.input_rate=0.1", "strategy.rate=0.9"),
+        ("strategy.share=batch",),
+        ("strategy.policies={gradual:{}}",),
+    ):
+        other = run_of("strategy=none", *overrides)
+        assert (other.id, other.group) == (run.id, run.group)
+    assert run.config.strategy.rate == run.config.strategy.input_rate == 0
+    assert run_of("strategy=standard", "strategy.rate=0").group != run.group
+
+
+def test_a_minor_version_makes_other_runs_and_a_patch_does_not(monkeypatch):
+    names = {}
+    for version in ("7.1.0", "7.1.5", "7.2.0", "8.1.0"):
+        monkeypatch.setattr(border, "__version__", version)
+        names[version] = run_of().id
+    assert names["7.1.0"] == names["7.1.5"]
+    assert len(set(names.values())) == 3
+
+
+def test_the_order_of_policies_is_nothing():
+    one = {"a": {"kind": "gradual", "until": 0.3}, "b": {"kind": "gradual", "until": 0.4}}
+    two = dict(reversed(one.items()))
+    data, choice = composed().data, composed().choices
+    runs = [Run(check(set_at(data, ("strategy", "policies"), policies)), choice) for policies in (one, two)]
+    assert runs[0].id == runs[1].id
+
+
+def test_a_config_is_a_value():
+    checked = config()
+    assert replace(checked) == checked
+    with pytest.raises(AttributeError):
+        checked.seed = 3
+    assert check(plain(checked)) == checked
+
+
+def test_a_config_is_composed_checked_and_named_without_torch():
+    program = (
+        "import sys\n"
+        "from dropbench.compose import Composer\n"
+        "from dropbench.config import Run, check\n"
+        "for model in ('mlp', 'cnn', 'lstm'):\n"
+        "    composed = Composer().compose([f'model={model}', 'strategy=gradual'])\n"
+        "    print(Run(check(composed.data), composed.choices).id)\n"
+        "assert 'torch' not in sys.modules, 'torch was imported'\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=CONF.parent
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [run_of(f"model={model}", "strategy=gradual").id for model in ("mlp", "cnn", "lstm")]
