@@ -170,7 +170,7 @@ def _axis(override: Override, groups: dict[str, list[str]]) -> list[str]:
     if not override.is_sweep_override():
         return [line]
     if override.value_type == ValueType.GLOB_CHOICE_SWEEP:  # Hydra's own looks at the top of a group alone
-        values = override.value().filter(groups.get(override.key_or_group, []))  # type: ignore[union-attr]
+        values = override.value().filter(groups.get(override.key_or_group, []))
     else:
         values = list(override.sweep_string_iterator())
     if not values:

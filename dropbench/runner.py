@@ -267,6 +267,8 @@ class Trainer:
 
     def _finish(self) -> None:
         """Reads the test set, once, and hands over the results."""
+        if all(history.failed is not None for history in self.state.histories):
+            return
         started = time.monotonic()
         params = self.state.selected
         measured = {

@@ -163,12 +163,16 @@ def _scalar(hint: Any, value: object, path: str) -> Any:
         return value
     if hint is int and isinstance(value, int) and not isinstance(value, bool):
         return value
-    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
-        if abs(value) <= sys.float_info.max:  # neither infinite, nor nan, nor an integer that no float can hold
-            return float(value)
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool) and _finite(value):
+        return float(value)
     if hint is str and isinstance(value, str):
         return value
     wanted = {bool: "true or false", int: "a whole number", float: "a finite number", str: "a text"}
     if hint not in wanted:
         raise TypeError(f"{path}: the schema knows no rule for {hint!r}")
     raise UserError(f"{path}={_shown(value)}: allowed: {wanted[hint]}")
+
+
+def _finite(value: float) -> bool:
+    """Neither infinite, nor nan, nor an integer that no float can hold."""
+    return abs(value) <= sys.float_info.max

@@ -82,7 +82,7 @@ class Streams:
         return self._tensor(np.argsort(self._words(purpose, step, site, length), axis=1, kind="stable"), (length,))
 
     def integers(self, purpose: Purpose, step: int, site: str, high: int, shape: tuple[int, ...]) -> Tensor:
-        """Whole numbers 0 .. high - 1, int64 [R, *shape], uniform to within high / 2**64."""
+        """Whole numbers 0 .. high - 1, int64 [R, *shape], uniform to within high / 2**32."""
         words = self._words(purpose, step, site, _count(shape))
         return self._tensor(((words >> np.uint64(32)) * np.uint64(high) >> np.uint64(32)).astype(np.int64), shape)
 

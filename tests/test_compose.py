@@ -147,7 +147,14 @@ def test_the_later_override_wins(composer):
 
 def test_values_of_every_kind(composer):
     data = composer.compose(
-        ["study='a,b'", 'output_root="x y"', "model.widths=[8,9]", "early_stop=null", "rerun=true", "strategy.rate=1e-2"]
+        [
+            "study='a,b'",
+            'output_root="x y"',
+            "model.widths=[8,9]",
+            "early_stop=null",
+            "rerun=true",
+            "strategy.rate=1e-2",
+        ]
     ).data
     assert (data["study"], data["output_root"], data["model"]["widths"]) == ("a,b", "x y", [8, 9])
     assert (data["early_stop"], data["rerun"], data["strategy"]["rate"]) == (None, True, 0.01)
@@ -242,7 +249,10 @@ def test_every_way_to_sweep_a_key(composer, override, key, values):
     [
         ("strategy=none,gradual/late", ["none", "gradual/late"]),
         ("strategy=choice(gradual,none)", ["gradual", "none"]),
-        ("strategy=glob(gradual/annealed*)", ["gradual/annealed", "gradual/annealed_cosine", "gradual/annealed_exponential"]),
+        (
+            "strategy=glob(gradual/annealed*)",
+            ["gradual/annealed", "gradual/annealed_cosine", "gradual/annealed_exponential"],
+        ),
         ("+model=mlp,lstm", ["mlp", "lstm"]),
         ("model=glob(*,exclude=cnn*)", ["lstm", "mlp"]),
         ("strategy=glob(*)", choices("strategy")),
@@ -255,7 +265,8 @@ def test_every_way_to_sweep_a_group(composer, override, chosen):
 
 
 @pytest.mark.parametrize(
-    "override", ["strategy=glob(surely*)", "strategy=glob(*,exclude=*)", "seed=range(3,3)", "epochs=glob(*)", "seed=choice()"]
+    "override",
+    ["strategy=glob(surely*)", "strategy=glob(*,exclude=*)", "seed=range(3,3)", "epochs=glob(*)", "seed=choice()"],
 )
 def test_a_sweep_over_nothing_is_refused(composer, override):
     with pytest.raises(UserError) as error:

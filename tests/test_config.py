@@ -315,8 +315,6 @@ def test_a_config_is_composed_checked_and_named_without_torch():
         "    print(Run(check(composed.data), composed.choices).id)\n"
         "assert 'torch' not in sys.modules, 'torch was imported'\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=CONF.parent
-    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=CONF.parent)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [run_of(f"model={model}", "strategy=gradual").id for model in ("mlp", "cnn", "lstm")]

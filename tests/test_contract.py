@@ -182,7 +182,9 @@ def test_a_strategy_acts_on_some_model_and_a_refusal_has_a_reason(strategy):
         assert line.startswith("strategy."), line
 
 
-@pytest.mark.parametrize("strategy", [name for name in STRATEGIES if name.split("/")[0] in ("none", "standard", "gradual")])
+@pytest.mark.parametrize(
+    "strategy", [name for name in STRATEGIES if name.split("/")[0] in ("none", "standard", "gradual")]
+)
 @pytest.mark.parametrize("model", MODELS)
 def test_the_strategies_for_every_model_are_refused_by_none(strategy, model):
     assert bool(Pair(strategy, model).placements) == (strategy != "none")
@@ -194,7 +196,7 @@ def test_it_builds_and_survives_a_round_trip(pair):
 
 
 def test_the_training_is_whole(pair):
-    """The guard of all tests below: it trained, it acted at every placed site in every step, and drew for nothing else."""
+    """The guard of all tests below: it trained, acted at every placed site in every step, and drew for nothing else."""
     training = pair.stack
     assert training.trainer.state.step == STEPS
     assert all(result is not None and "error" not in result for result in training.sink.results)
@@ -268,7 +270,7 @@ def test_the_realised_rate_lies_in_the_binomial_interval_of_the_asked_one(pair, 
 
 def test_some_rate_is_above_0_at_some_time(pair):
     """A strategy that acts somewhere acts at some time."""
-    highest = {name: 0.0 for name in pair.placements}
+    highest = dict.fromkeys(pair.placements, 0.0)
     for step in (0, 10, 30, 60, 99):
         noise = pair.noise(1, step)
         for name in highest:

@@ -233,8 +233,7 @@ QUICK = settings(
 def only_user_errors(make, *arguments):
     try:
         return make(*arguments)
-    except UserError as error:
-        assert str(error)
+    except UserError:
         return None
 
 
@@ -269,7 +268,11 @@ def test_a_config_with_one_wrong_node_is_checked_or_refused(path, value):
 
 
 @QUICK
-@given(path=st.sampled_from([path for path in _paths(WHOLE) if path != ("strategy", "policies")]), key=st.text(max_size=6), value=JSON)
+@given(
+    path=st.sampled_from([path for path in _paths(WHOLE) if path != ("strategy", "policies")]),
+    key=st.text(max_size=6),
+    value=JSON,
+)
 def test_no_unknown_key_passes_anywhere(path, key, value):
     node = WHOLE
     for name in path:

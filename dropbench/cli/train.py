@@ -72,6 +72,7 @@ class Stop:
         again = self.signal != 0
         self.signal = number
         if again or not self.training:
+            _tell("interrupted")
             sys.exit(self.code)
 
 
@@ -92,7 +93,7 @@ def _single(composer: Composer, overrides: list[str], options: argparse.Namespac
         _tell(f"warning: {warning}")
     for reason in local.report.failed.values():
         _tell(f"{planned.paths[0]} failed: {reason}")
-        return 3
+        return 1 if local.report.crashed else 3
     show(planned.paths[0], console())
     return 0
 
@@ -148,10 +149,12 @@ def _train(local: Local, stack: list[Run], label: str, stop: Stop) -> None:
     try:
         local.train(stack, label)
     except Interrupted:
-        _tell("interrupted: saved; the same command goes on from here")
-        sys.exit(stop.code)
+        pass
     finally:
         stop.training = False
+    if stop.asked():
+        _tell("interrupted: saved; the same command goes on from here")
+        sys.exit(stop.code)
 
 
 def _parser(multirun: bool) -> Parser:

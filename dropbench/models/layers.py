@@ -26,15 +26,11 @@ def activation(name: Activation) -> Callable[[Tensor], Tensor]:
 
 
 def linear_parameters(name: str, inputs: int, outputs: int, *, hidden: bool = True) -> tuple[Parameter, ...]:
-    """Weight [inputs, outputs] and bias of `linear`.
-
-    Weights start uniform with variance `2 / inputs` in hidden layers (He et al., 2015), `1 / (3 inputs)` in the output
-    layer (as `torch.nn.Linear`); biases at 0.
-    """
-    bound = math.sqrt((6 if hidden else 1) / inputs)
+    """Weight [inputs, outputs] and bias of `linear`, uniform within `1 / sqrt(inputs)` as in `torch.nn.Linear`."""
+    bound = 1 / math.sqrt(inputs)
     return (
         Parameter(f"{name}.weight", (inputs, outputs), bound=bound, unit_axis=1 if hidden else None, decays=True),
-        Parameter(f"{name}.bias", (outputs,), "zeros"),
+        Parameter(f"{name}.bias", (outputs,), bound=bound),
     )
 
 
@@ -48,11 +44,11 @@ def linear(params: Mapping[str, Tensor], name: str, value: Tensor) -> Tensor:
 
 
 def conv_parameters(name: str, inputs: int, outputs: int, kernel: int) -> tuple[Parameter, ...]:
-    """Weight [outputs, inputs, kernel, kernel] and bias of `conv`, starting as a hidden linear layer does."""
-    bound = math.sqrt(6 / (inputs * kernel * kernel))
+    """Weight [outputs, inputs, kernel, kernel] and bias of `conv`, initialised as in `torch.nn.Conv2d`."""
+    bound = 1 / math.sqrt(inputs * kernel * kernel)
     return (
         Parameter(f"{name}.weight", (outputs, inputs, kernel, kernel), bound=bound, unit_axis=0, decays=True),
-        Parameter(f"{name}.bias", (outputs,), "zeros"),
+        Parameter(f"{name}.bias", (outputs,), bound=bound),
     )
 
 

@@ -31,7 +31,8 @@ class Bernoulli(Noise):
         import torch
 
         threshold = ((rate * 2**16).round() - 2**15).to(draw.dtype)
-        kept = torch.empty(torch.broadcast_shapes(draw.shape, rate.shape), device=draw.device)
+        shape = torch.broadcast_shapes(draw.shape, rate.shape)  # type: ignore[no-untyped-call]
+        kept = torch.empty(shape, device=draw.device)
         torch.ge(draw, threshold, out=kept)  # straight to floats: five times faster than by way of booleans
         return Perturbation(kept.mul_(1 / (1 - rate)))
 

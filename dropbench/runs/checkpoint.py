@@ -59,7 +59,7 @@ def load(folder: Path) -> tuple[Checkpoint | None, list[str]]:
             continue
         try:
             return _read(path), complaints
-        except (ValueError, OSError, safetensors.SafetensorError) as error:
+        except (ValueError, RecursionError, OSError, safetensors.SafetensorError) as error:
             complaints.append(f"{path} is damaged ({error}) and is passed over")
     return None, complaints
 
@@ -71,7 +71,10 @@ def _read(path: Path) -> Checkpoint:
     facts = metadata.get("facts", "")
     if metadata.get("sha256") != _digest(tensors, facts):
         raise ValueError("its checksum is wrong")
-    return Checkpoint(tensors, json.loads(facts))
+    plain = json.loads(facts)
+    if not isinstance(plain, dict) or not isinstance(plain.get("step"), int):
+        raise ValueError("it is not the state of a run")
+    return Checkpoint(tensors, plain)
 
 
 def _digest(tensors: dict[str, Tensor], facts: str) -> str:

@@ -89,15 +89,19 @@ class RunFolder:
         self._open()
 
     def resume(self) -> checkpoint.Checkpoint | None:
-        """Goes back to the newest sound checkpoint: metrics written after it are cut. None where there is none."""
+        """Goes back to the newest sound checkpoint: what was written after it is cut. None where there is none."""
         found, complaints = checkpoint.load(self.path)
         self.complaints = complaints
         if found is None:
             return None
-        kept = [record for record in lines(self.path / METRICS) if record["seq"] < found.facts["seq"]]
-        if [record["seq"] for record in kept] != list(range(found.facts["seq"])):
+        count = found.facts.get("seq")
+        kept = [record for record in lines(self.path / METRICS) if isinstance(count, int) and record["seq"] < count]
+        if not isinstance(count, int) or [record["seq"] for record in kept] != list(range(count)):
             self.complaints.append(f"{self.path / METRICS} lacks records that the checkpoint counts")
             return None
+        with disk(self.path):
+            for name in (RESULT, ERROR):  # of an attempt that failed
+                (self.path / name).unlink(missing_ok=True)
         write(self.path / METRICS, b"".join(line(record) for record in kept))
         self.seq = len(kept)
         self._open()

@@ -33,11 +33,13 @@ class Report:
         failed: a line about each run that failed, by its id.
         refused: a line about each run whose strategy or model cannot act on its data, by its id.
         warnings: what was mended on the way.
+        crashed: whether an error of dropbench itself, and not of the training, made a run fail.
     """
 
     failed: dict[str, str] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    crashed: bool = False
 
 
 class Local:
@@ -122,6 +124,7 @@ class Local:
         except (runner.Interrupted, UserError, KeyboardInterrupt):
             raise
         except Exception as error:
+            self.report.crashed = True
             for slot in range(len(items)):
                 sink.fail(slot, f"{type(error).__name__}: {error}", traceback.format_exc())
             if os.environ.get("DROPBENCH_DEBUG") == "1":
