@@ -36,6 +36,7 @@ class Part(ABC):
 AnyPart = TypeVar("AnyPart", bound=Part)
 
 
+@cache
 def roots(extensions: tuple[str, ...] = ()) -> tuple[str, ...]:
     """Packages in which parts and configs are looked for: dropbench, installed plug-ins, those the user names."""
     installed = (entry.value for entry in entry_points(group="dropbench.extensions"))

@@ -86,7 +86,7 @@ def device_of(name: str) -> torch.device:
         raise UserError(f"device={name}: this machine has {count} CUDA devices that torch can use; allowed: {there}")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     keep_freed()
-    torch.use_deterministic_algorithms(True)
+    torch.set_deterministic_debug_mode("error")  # torch.use_deterministic_algorithms would load its compiler: 2 s
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return device
 

@@ -110,6 +110,8 @@ def initial(parameters: Sequence[Parameter], streams: Streams) -> dict[str, Tens
         if parameter.init == "uniform":
             draw = streams.uniform("init", 0, parameter.name, parameter.shape)
             values[parameter.name] = (2 * draw - 1) * parameter.bound
+            if parameter.raised is not None:
+                values[parameter.name][..., slice(*parameter.raised)] += 1
         else:
             constant = float(parameter.init == "ones")
             values[parameter.name] = torch.full((streams.runs, *parameter.shape), constant, device=streams.device)

@@ -98,6 +98,18 @@ def test_figures_by_hand():
     assert figures["ece"] == pytest.approx([2 / 3 * (0.8 - 0.5) + 1 / 3 * 0.5], rel=2e-3)
 
 
+@pytest.mark.parametrize("place", range(2, 15))
+def test_neighbouring_bins_of_the_confidence_stay_apart(place):
+    """A right answer in one bin does not make up for a wrong one in the next."""
+    sure = [(place - 0.5) / 15, (place + 0.5) / 15]
+    logits = torch.zeros(2, 15)
+    logits[:, 0] = torch.tensor([math.log(14 * each / (1 - each)) for each in sure])
+    figures = evaluate(
+        lambda inputs: inputs, Split(logits, torch.tensor([0, 1])), Facts("vector", (15,), "classification", 15), 1
+    )
+    assert figures["ece"] == pytest.approx([(1 - sure[0] + sure[1]) / 2], rel=1e-5)
+
+
 def test_sure_answers_fall_into_the_last_bin_and_lose_nothing():
     split = Split(torch.tensor([[200.0, 0.0], [0.0, 200.0]]), torch.tensor([0, 1]))
     figures = evaluate(lambda inputs: inputs, split, Facts("vector", (2,), "classification", 2), 1)

@@ -128,11 +128,21 @@ def test_the_same_config_twice_gives_the_same_bits(net):
     assert other.records != once.records
 
 
-@pytest.mark.parametrize("net", NETS)
-def test_a_stack_of_three_equals_each_alone(monkeypatch, net):
+@pytest.mark.parametrize(
+    ("net", "shared"),
+    [
+        *((net, ()) for net in NETS),
+        ("mlp", ("optimizer.clip_norm=0.05", "optimizer.max_norm=0.5", "model.batch_norm=true")),
+        (
+            "lstm",
+            ("optimizer=adam", "optimizer.clip_norm=0.01", "optimizer.weight_decay=0.1", "strategy.noise=gaussian"),
+        ),
+    ],
+)
+def test_a_stack_of_three_equals_each_alone(monkeypatch, net, shared):
     """Initial weights, order and masks bit for bit; losses, figures and trained weights to rounding."""
     watch = Watch(monkeypatch)
-    configs = [tiny("standard", net, *overrides) for overrides in THREE]
+    configs = [tiny("standard", net, *shared, *overrides) for overrides in THREE]
     initial = Trainer(configs, data_of(configs[0].dataset), CPU, MemorySink(3)).state.params
     together = run(configs)
     masks, batches = watch.take()

@@ -26,6 +26,7 @@ class Parameter:
         shape: without the run axis.
         init: `uniform` in [-bound, bound], or a constant.
         bound: of the uniform.
+        raised: the entries `raised[0]:raised[1]` of the last axis start higher by 1 (forget gates).
         unit_axis: axis whose elements are the units of a hidden layer, where max-norm bounds the weights coming into
             each; None where it does not apply (biases, output layer).
         decays: whether weight decay acts on it (weights) or not (biases, gains).
@@ -36,6 +37,7 @@ class Parameter:
     shape: tuple[int, ...]
     init: Literal["uniform", "zeros", "ones"] = "uniform"
     bound: float = 0.0
+    raised: tuple[int, int] | None = None
     unit_axis: int | None = None
     decays: bool = False
     trained: bool = True

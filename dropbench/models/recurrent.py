@@ -50,13 +50,18 @@ SITES: dict[Cell, tuple[tuple[str, SiteKind], ...]] = {
 
 
 def recurrent_parameters(name: str, cell: Cell, inputs: int, hidden: int) -> tuple[Parameter, ...]:
-    """Parameters of one direction of a layer, named and initialised as in `torch.nn.LSTM`, matrices transposed."""
+    """Parameters of one direction of a layer, named as in `torch.nn.LSTM`, matrices transposed.
+
+    Matrices start uniform with variance `1 / fan-in` (LeCun et al., 1998), biases within `1 / sqrt(hidden)`, those of
+    the forget gates of an LSTM higher by 1 (Jozefowicz, Zaremba, Sutskever, ICML 2015).
+    """
     bound, width = 1 / math.sqrt(hidden), GATES[cell] * hidden
+    forget = (hidden, 2 * hidden) if cell == "lstm" else None
     return (
-        Parameter(f"{name}.weight_ih", (inputs, width), bound=bound, unit_axis=1, decays=True),
-        Parameter(f"{name}.weight_hh", (hidden, width), bound=bound, unit_axis=1, decays=True),
+        Parameter(f"{name}.weight_ih", (inputs, width), bound=math.sqrt(3 / inputs), unit_axis=1, decays=True),
+        Parameter(f"{name}.weight_hh", (hidden, width), bound=math.sqrt(3 / hidden), unit_axis=1, decays=True),
         Parameter(f"{name}.bias_ih", (width,), bound=bound),
-        Parameter(f"{name}.bias_hh", (width,), bound=bound),
+        Parameter(f"{name}.bias_hh", (width,), bound=bound, raised=forget),
     )
 
 

@@ -31,8 +31,7 @@ class Bernoulli(Noise):
         import torch
 
         threshold = ((rate * 2**16).round() - 2**15).to(draw.dtype)
-        shape = torch.broadcast_shapes(draw.shape, rate.shape)  # type: ignore[no-untyped-call]
-        kept = torch.empty(shape, device=draw.device)
+        kept = torch.empty(0, device=draw.device)  # grows by itself; torch.broadcast_shapes would load sympy: 1 s
         torch.ge(draw, threshold, out=kept)  # straight to floats: five times faster than by way of booleans
         return Perturbation(kept.mul_(1 / (1 - rate)))
 

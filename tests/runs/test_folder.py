@@ -277,7 +277,9 @@ def test_a_run_goes_on_in_its_folder_from_any_step(tmp_path, net):
         with pytest.raises(runner.Interrupted):
             train([run], after(stop))
         assert read_run(path_of(run)).state == "interrupted"
-        report = train([run]).report
+        steps: list[bool] = []
+        report = train([run], lambda steps=steps: bool(steps.append(True))).report
+        assert len(steps) == 5 - stop  # it was saved, and did not begin anew
         assert (report.failed, report.warnings) == ({}, [])
         assert outcome(path_of(run)) == expected
         assert read_run(path_of(run)).state == "done"
