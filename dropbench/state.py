@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from dropbench.streams import Streams
 
 
+class StaleCheckpointError(ValueError):
+    """A sound checkpoint, but of another code: its tensors are not those of the run."""
+
+
 @dataclass
 class History:
     """What the host remembers of one run.
@@ -87,13 +91,13 @@ class State:
         """Takes over the states of all runs of the stack, which stand at one step.
 
         Raises:
-            ValueError: they are not states of such runs.
+            StaleCheckpointError: they are not states of such runs.
         """
         expected = {name: tuple(tensor.shape[1:]) for name, tensor in _flat(self).items()}
         for checkpoint in checkpoints:
             shapes = {name: tuple(tensor.shape) for name, tensor in checkpoint.tensors.items() if name != "losses"}
             if shapes != expected:
-                raise ValueError("a checkpoint does not hold the state of this run")
+                raise StaleCheckpointError("the checkpoint does not hold the state of this run")
         first = checkpoints[0]
         for name, tensor in _flat(self).items():
             tensor.detach().copy_(torch.stack([checkpoint.tensors[name] for checkpoint in checkpoints]))

@@ -86,6 +86,7 @@ class RunFolder:
             write(self.path / ".hydra" / name, text.encode())
         write(self.path / CONFIG, OmegaConf.to_yaml(OmegaConf.create(schema.plain(run.config))).encode())
         write(self.path / RECORD, (dump(record) + "\n").encode())
+        self.seq = 0
         self._open()
 
     def resume(self) -> checkpoint.Checkpoint | None:
@@ -135,6 +136,8 @@ class RunFolder:
 
     def _open(self) -> None:
         path = self.path / METRICS
+        if self._metrics >= 0:
+            os.close(self._metrics)
         with disk(path):
             self._metrics = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
             sync_folder(self.path)

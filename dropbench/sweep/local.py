@@ -18,6 +18,7 @@ from dropbench.runs.environment import data_hash, describe
 from dropbench.runs.folder import RunFolder, path_of
 from dropbench.runs.records import read_run
 from dropbench.stack import capacity, partition
+from dropbench.state import StaleCheckpointError
 
 if TYPE_CHECKING:
     from dropbench.config import Config, Run
@@ -121,6 +122,9 @@ class Local:
         sink = FolderSink([run for run, _, _ in items], [folder for _, folder, _ in items], self, label)
         try:
             runner.train([run.config for run, _, _ in items], data, device, sink, checkpoints)
+        except StaleCheckpointError as error:
+            self.report.warnings += [f"{folder.path}: {error}; it is trained anew" for _, folder, _ in items]
+            self._train([(run, folder, None) for run, folder, _ in items], label)
         except (runner.Interrupted, UserError, KeyboardInterrupt):
             raise
         except Exception as error:
