@@ -18,19 +18,35 @@ from dropbench.runs import checkpoint
 from dropbench.runs.files import disk, dump, line, lines, sync_folder, write
 
 if TYPE_CHECKING:
-    from io import BufferedRandom
+    from io import FileIO
 
     from dropbench.config import Run
 
 RESULT, METRICS, ERROR, RECORD, CONFIG, LOCK = (
     "result.json", "metrics.jsonl", "error.txt", "record.json", "config.yaml", "lock",
 )  # fmt: skip
-_ATTEMPTS = 5
+_ATTEMPTS, _PATIENCE = 50, 2
 
 
 def path_of(run: Run) -> Path:
     """Where a run lies."""
     return Path(run.config.output_root) / run.config.study / run.id
+
+
+def _hold(path: Path, lock: int) -> None:
+    """Takes the lock of a run folder and writes who has it."""
+    for attempt in range(_ATTEMPTS):
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            holder = os.pread(lock, 20, 0).split(b"\n")[0].decode(errors="replace")
+            if attempt + 1 == _ATTEMPTS or (attempt >= _PATIENCE and holder):
+                raise UserError(f"run folder busy: {path} is held by process {holder or 'unknown'}") from None
+            time.sleep(0.02)  # a reader holds the lock for an instant; a holder soon writes its number
+    name = f"{os.getpid()}\n".encode()
+    os.pwrite(lock, name, 0)
+    os.ftruncate(lock, len(name))
 
 
 @dataclass
@@ -45,7 +61,7 @@ class RunFolder:
     """
 
     path: Path
-    lock: BufferedRandom
+    lock: FileIO
     seq: int = 0
     complaints: list[str] = field(default_factory=list)
     _metrics: int = field(default=-1, repr=False)
@@ -59,21 +75,12 @@ class RunFolder:
         """
         with disk(path):
             path.mkdir(parents=True, exist_ok=True)
-            lock = (path / LOCK).open("a+b")
-        for attempt in range(_ATTEMPTS):
+            lock = os.fdopen(os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644), "r+b", buffering=0)
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if attempt + 1 == _ATTEMPTS:
-                    lock.seek(0)
-                    holder = lock.read(20).decode(errors="replace").strip()
-                    lock.close()
-                    raise UserError(f"run folder busy: {path} is held by process {holder or 'unknown'}") from None
-                time.sleep(0.02)  # a reader holds the lock for an instant to see whether the run is running
-        lock.truncate(0)
-        lock.write(f"{os.getpid()}\n".encode())
-        lock.flush()
+                _hold(path, lock.fileno())
+            except BaseException:
+                lock.close()
+                raise
         return cls(path, lock)
 
     def start(self, run: Run, record: dict[str, Any], hydra: dict[str, str]) -> None:
