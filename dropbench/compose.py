@@ -9,7 +9,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -39,13 +40,31 @@ class Composed:
         data: plain mappings, lists and scalars; interpolations are resolved.
         choices: the name chosen in each group.
         overrides: what the user typed.
-        files: texts of `.hydra/config.yaml`, `.hydra/hydra.yaml` and `.hydra/overrides.yaml`, by name.
+        task: what Hydra was told instead.
+        text: of the config as Hydra composed it, interpolations and all; None where it says no more than `data`.
+        hydra: Hydra's own node.
     """
 
     data: dict[str, Any]
     choices: dict[str, str]
     overrides: tuple[str, ...]
-    files: dict[str, str]
+    task: tuple[str, ...]
+    text: str | None
+    hydra: dict[str, Any]
+
+    @property
+    def files(self) -> dict[str, str]:
+        """Texts of `.hydra/config.yaml`, `.hydra/hydra.yaml` and `.hydra/overrides.yaml`, by name."""
+        node = {
+            **self.hydra,
+            "overrides": {**self.hydra["overrides"], "task": list(self.task)},
+            "job": {**self.hydra["job"], "override_dirname": ",".join(sorted(self.task))},
+        }
+        return {
+            "config.yaml": self.text or yaml.safe_dump(self.data, sort_keys=False),
+            "hydra.yaml": yaml.safe_dump({"hydra": node}, sort_keys=False),
+            "overrides.yaml": yaml.safe_dump(list(self.overrides)),
+        }
 
 
 class Composer:
@@ -64,6 +83,9 @@ class Composer:
         self.folders = [primary, *others, *([Path(config_dir)] if config_dir else [])]
         searched = ",".join(f"file://{folder.resolve()}" for folder in self.folders[1:])
         self._search = [f"hydra.searchpath=[{searched}]"] if searched else []
+        self._known = self.groups()
+        self._bases: dict[tuple[str, ...], Composed] = {}
+        self._lines: dict[str, tuple[str, Override, bool]] = {}
 
     def groups(self) -> dict[str, list[str]]:
         """The names to choose from in each group."""
@@ -77,26 +99,50 @@ class Composer:
     def compose(self, overrides: Sequence[str]) -> Composed:
         """Composes one config.
 
+        In a sweep Hydra composes each combination of choices once; values are then set in copies, since Hydra takes a
+        tenth of a second for each.
+
         Raises:
             UserError: an unknown choice, bad grammar, a broken YAML file.
         """
-        with self._hydra():
-            rewritten = self._rewritten(self._parsed(overrides))
-            with _told(overrides):
-                composed = hydra.compose(PRIMARY, [*rewritten, *self._search], return_hydra_config=True)
-                hydra_node = composed.hydra
-                OmegaConf.set_readonly(composed, False)
-                OmegaConf.set_struct(composed, False)
-                del composed["hydra"]
-                data = OmegaConf.to_container(composed, resolve=True)
-                assert isinstance(data, dict)
-                files = {
-                    "config.yaml": OmegaConf.to_yaml(composed),
-                    "hydra.yaml": OmegaConf.to_yaml(OmegaConf.create({"hydra": hydra_node})),
-                    "overrides.yaml": yaml.safe_dump(list(overrides)),
-                }
-        choices = {group: str(name) for group, name in hydra_node.runtime.choices.items() if "/" not in group}
-        return Composed(data, choices, tuple(overrides), files)
+        parsed = [self._parse(line) for line in overrides]
+        shape = tuple(line for line, _, value in parsed if not value)
+        if shape not in self._bases:
+            self._bases[shape] = self._composed(shape, overrides)
+        base = self._bases[shape]
+        values = [(each.key_or_group, each.value()) for _, each, value in parsed if value]
+        task = tuple(line for line, _, _ in parsed)
+        if base.text is not None or any("${" in str(value) for _, value in values):
+            return replace(self._composed(task, overrides), overrides=tuple(overrides))
+        data = deepcopy(base.data)
+        for key, value in values:
+            _set(data, key.split("."), value)
+        return replace(base, data=data, overrides=tuple(overrides), task=task)
+
+    def _composed(self, task: tuple[str, ...], typed: Sequence[str]) -> Composed:
+        """Composes with Hydra alone what was `typed`, and is told to it as `task`."""
+        with self._hydra(), _told(typed):
+            composed = hydra.compose(PRIMARY, [*task, *self._search], return_hydra_config=True)
+            node = OmegaConf.to_container(composed.hydra, resolve=False)
+            OmegaConf.set_readonly(composed, False)
+            OmegaConf.set_struct(composed, False)
+            del composed["hydra"]
+            data, text = OmegaConf.to_container(composed, resolve=True), OmegaConf.to_yaml(composed)
+            assert isinstance(data, dict)
+            assert isinstance(node, dict)
+        chosen = node["runtime"]["choices"]
+        choices = {group: str(name) for group, name in chosen.items() if "/" not in group}
+        return Composed(data, choices, (), task, text if "${" in text else None, node)
+
+    def _parse(self, line: str) -> tuple[str, Override, bool]:
+        """What Hydra is told for an override, the override, and whether it sets a value (or chooses, deletes, ...)."""
+        if line not in self._lines:
+            with self._hydra():
+                (parsed,) = self._parsed([line])
+                rewritten = self._rewrite(parsed, self._known)
+            value = rewritten.startswith("++") and bool(parsed.key_or_group) and not parsed.is_sweep_override()
+            self._lines[line] = rewritten, parsed, value
+        return self._lines[line]
 
     def expand(self, overrides: Sequence[str]) -> list[list[str]]:
         """All combinations of a sweep in Hydra's grammar (`a,b`, `range()`, `choice()`, `glob()`), the last fastest.
@@ -104,15 +150,14 @@ class Composer:
         Raises:
             UserError: bad grammar, or a sweep over nothing.
         """
-        groups = self.groups()
         with self._hydra(), _told(overrides):
-            axes = [_axis(override, groups) for override in self._parsed(overrides)]
+            axes = [_axis(override, self._known) for override in self._parsed(overrides)]
         return [list(combination) for combination in product(*axes)]
 
     def show(self, arguments: Sequence[str], overrides: Sequence[str]) -> int:
         """Hydra's own views of the config: `--cfg`, `--info`, `--hydra-help`."""
         with self._hydra():
-            rewritten = self._rewritten(self._parsed(overrides))
+            rewritten = [self._rewrite(override, self._known) for override in self._parsed(overrides)]
 
         @hydra.main(config_path=str(self.primary), config_name=PRIMARY, **_VERSION)  # type: ignore[untyped-decorator]
         def nothing(_: object) -> None:
@@ -138,10 +183,6 @@ class Composer:
         loader = GlobalHydra.instance().config_loader()
         with _told(overrides):
             return list(OverridesParser.create(config_loader=loader).parse_overrides(list(overrides)))
-
-    def _rewritten(self, parsed: Sequence[Override]) -> list[str]:
-        groups = self.groups()
-        return [self._rewrite(override, groups) for override in parsed]
 
     def _rewrite(self, override: Override, groups: dict[str, list[str]]) -> str:
         line = override.input_line or ""
@@ -177,6 +218,20 @@ def _axis(override: Override, groups: dict[str, list[str]]) -> list[str]:
         known = groups.get(override.key_or_group, [])
         raise UserError(f"{line}: this sweeps over nothing{'; known: ' + ', '.join(known) if known else ''}")
     return [f"{override.get_key_element()}={value}" for value in values]
+
+
+def _set(data: dict[str, Any], path: Sequence[str], value: Any) -> None:
+    """Sets a value as Hydra's `++` does: mappings are merged, what is missing on the way is made."""
+    for name in path[:-1]:
+        if not isinstance(data.get(name), dict):
+            data[name] = {}
+        data = data[name]
+    last = path[-1]
+    if isinstance(value, dict) and isinstance(data.get(last), dict):
+        for name, item in value.items():
+            _set(data[last], [str(name)], item)
+    else:
+        data[last] = deepcopy(value)
 
 
 @contextmanager

@@ -32,9 +32,15 @@ class Evaluation:
 
     Args:
         every: epochs between evaluations; the last epoch is always evaluated.
+        samples: passes with noise whose mean prediction is measured, beside the one without, at the end; 0 for none.
+        prune: share of the net that is cut, after training, by smallest norm, to be measured once more; null for none.
+        prune_by: what is cut: hidden units, or weights into hidden units.
     """
 
     every: Annotated[int, Range(1, 1_000_000)] = 1
+    samples: Annotated[int, Range(0, 1_000_000)] = 0
+    prune: Annotated[float, Range(0, 1)] | None = None
+    prune_by: Literal["units", "weights"] = "units"
 
 
 @dataclass(frozen=True)
@@ -52,14 +58,19 @@ class Config:
         precision: of the forward and backward pass; parameters and losses are float32.
         selection: which evaluation gives the result: the one with the lowest validation error, or the last.
         early_stop: evaluations without a better one after which a run stops; null for never.
-        evaluation: how often.
+        scaling: where noise is scaled: what is kept, in training (`inverted`), or everything by the keep probability,
+            in evaluation (`test`).
+        control: `mean`: in place of the run its twin, whose rates do not move and have the same mean over training;
+            `shuffled`: the twin whose targets are chosen at random.
+        diagnostics: whether to measure, at evaluations, what dropout is said to do to a net.
+        evaluation: how often, and what else.
         study: the folder under `output_root` that the run belongs to.
         device: `auto` (CUDA if there is one), `cpu`, `cuda`, `cuda:N`.
         data_root: where data sets lie or are downloaded to; null: `$DROPBENCH_DATA`, else `data`.
         output_root: where studies lie.
         rerun: whether to train again what is done.
         stack: most runs that train as one batch; `auto` for as many as memory takes.
-        workers: processes on this machine.
+        workers: processes that train a sweep on this machine; `auto`: on a CPU as many as cores, if there are stacks.
         launcher: what starts the runs.
         extensions: packages that bring parts and configs.
     """
@@ -74,6 +85,9 @@ class Config:
     precision: Literal["float32", "bfloat16"] = "float32"
     selection: Literal["validation_best", "last"] = "validation_best"
     early_stop: Annotated[int, Range(1, 1_000_000)] | None = None
+    scaling: Literal["inverted", "test"] = "inverted"
+    control: Literal["none", "mean", "shuffled"] = "none"
+    diagnostics: bool = False
     evaluation: Evaluation = field(default_factory=Evaluation)
     study: str = "main"
     device: str = "auto"
@@ -81,7 +95,7 @@ class Config:
     output_root: str = "outputs"
     rerun: bool = False
     stack: Annotated[int, Range(1, 4096)] | Literal["auto"] = "auto"
-    workers: Annotated[int, Range(1, 1)] = 1
+    workers: Annotated[int, Range(1, 1024)] | Literal["auto"] = "auto"
     launcher: Literal["local"] = "local"
     extensions: tuple[str, ...] = ()
 
@@ -146,24 +160,41 @@ def check(data: Mapping[str, Any]) -> Config:
             f"strategy.objective={objective.kind()}: the data set is a {'/'.join(sorted(plain.tasks))} task; "
             f"allowed: auto, {plain.kind()}"
         )
-    return replace(config, strategy=config.strategy.canonical())
+    strategy = config.strategy.canonical()
+    if strategy.where != ("nowhere",) and config.scaling == "test" and not strategy.noise.rescales:
+        raise UserError(
+            f"scaling=test: {strategy.noise.kind()} noise is not divided by a keep probability; allowed: inverted"
+        )
+    model = config.model
+    if model.widen:
+        assert isinstance(strategy.rate, float)
+        assert isinstance(strategy.map_rate, float)
+        model = model.widened(1 - strategy.rate, 1 - min(strategy.rate, strategy.map_rate))
+    return replace(config, strategy=strategy, model=model)
 
 
 def _with_objective(data: Mapping[str, Any], extensions: tuple[str, ...]) -> Any:
-    """The strategy node with the objective `auto` replaced by the plain one of the data set."""
+    """The strategy node with the objective `auto`, or one without a kind, replaced by the plain one of the data set."""
     strategy, dataset = data.get("strategy"), data.get("dataset")
     if not isinstance(strategy, Mapping) or not isinstance(dataset, Mapping):
         return strategy  # the schema says what is wrong
     kind = dataset.get("kind")
-    if strategy.get("objective", "auto") != "auto" or not isinstance(kind, str):
+    objective = strategy.get("objective", "auto")
+    settings = objective if isinstance(objective, Mapping) else {}
+    if (objective != "auto" and not settings) or "kind" in settings or not isinstance(kind, str):
         return strategy
-    return {**strategy, "objective": find(Dataset, kind, "dataset.kind", extensions).objective}
+    return {**strategy, "objective": {**settings, "kind": find(Dataset, kind, "dataset.kind", extensions).objective}}
 
 
 def meaning(config: Config) -> dict[str, Any]:
-    """What decides the result of a run: the config without its circumstances, and the minor version of dropbench."""
+    """What decides the result of a run: the config without its circumstances, the files it names, the minor version."""
     data = {key: value for key, value in schema.plain(config).items() if key not in CIRCUMSTANCES}
     data["version"] = ".".join(__version__.split(".")[:2])
+    files = [Path(name).expanduser() for policy in config.strategy.policies.values() for name in policy.files]
+    if files:  # one that is not there is refused before training
+        data["files"] = {
+            path.name: hashlib.sha256(path.read_bytes() if path.is_file() else b"").hexdigest()[:16] for path in files
+        }
     return data
 
 

@@ -1,8 +1,9 @@
-"""What is measured of R runs on a split, without noise: each figure one number a run."""
+"""What is measured of R runs on a split: each figure one number a run."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
@@ -16,17 +17,31 @@ if TYPE_CHECKING:
 
 #: Examples in memory at once, over all runs of a stack.
 EXAMPLES = 2048
+#: Examples of one Monte Carlo pass: a constant, since the draws are keyed by the pass and must not depend on the stack.
+PASS = 256
 BINS = 15
 
 Figures = dict[str, list[float]]
 
 
+class Examples(NamedTuple):
+    """Some examples of a split, the same for R runs: what a forward pass gets.
+
+    Args:
+        inputs: [R, batch, *shape].
+        facts: of the examples, each [R, batch].
+    """
+
+    inputs: Tensor
+    facts: dict[str, Tensor]
+
+
 @torch.inference_mode()
-def evaluate(forward: Callable[[Tensor], Tensor], split: Split, facts: Facts, runs: int) -> Figures:
+def evaluate(forward: Callable[[Examples], Tensor], split: Split, facts: Facts, runs: int) -> Figures:
     """Measures R runs on `split`.
 
     Args:
-        forward: inputs [R, batch, *shape] -> outputs, without noise.
+        forward: examples -> outputs, without noise.
         split: shared by the runs.
         facts: of the data.
         runs: R.
@@ -41,17 +56,72 @@ def evaluate(forward: Callable[[Tensor], Tensor], split: Split, facts: Facts, ru
     measure = _classify if facts.task == "classification" else _regress
     parts = []
     for at in range(0, len(split), chunk):
-        inputs = split.inputs[at : at + chunk]
-        outputs = forward(inputs.expand(runs, *inputs.shape)).float()
-        parts.append(measure(outputs, split.targets[at : at + chunk]))
+        part = split.part(at, at + chunk)
+        parts.append(measure(forward(examples(part, runs)).float(), part.targets))
     total = torch.stack(parts).double().sum(0)  # [columns, R]
     return _classification(total) if facts.task == "classification" else _regression(total)
+
+
+@torch.inference_mode()
+def monte_carlo(
+    forward: Callable[[Examples, int], Tensor],
+    split: Split,
+    facts: Facts,
+    runs: int,
+    samples: int,
+    variance: list[float] | None = None,
+) -> Figures:
+    """Measures the mean prediction of `samples` passes with noise.
+
+    Formula: `P = 1/k sum_s softmax(z_s)`; entropy `-sum_c P_c log P_c`, its mean over examples, in nats. For regression
+    the mean of the predictions, and `nll = -log 1/k sum_s N(y; z_s, v)`.
+
+    Args:
+        forward: (examples, key of the draws) -> outputs with noise.
+        split: shared by the runs.
+        facts: of the data.
+        runs: R.
+        samples: k.
+        variance: v of each run; regression alone.
+
+    Returns:
+        The figures of `evaluate`, with `entropy` (classification) or `nll` (regression).
+
+    Source: Gal and Ghahramani, "Dropout as a Bayesian approximation", ICML 2016.
+    """
+    parts, extra = [], []
+    for number, at in enumerate(range(0, len(split), PASS)):
+        part = split.part(at, at + PASS)
+        batch = examples(part, runs)
+        keys = range(number * samples, (number + 1) * samples)
+        if facts.task == "classification":
+            mean = torch.stack([forward(batch, key).double().softmax(-1) for key in keys]).mean(0)
+            logs = mean.clamp(min=1e-300).log()
+            parts.append(_classify(logs, part.targets))
+            entropy = -(mean * logs).sum(-1)
+            extra.append((entropy * (part.targets != -100)).flatten(1).sum(1))
+        else:
+            outputs = torch.stack([forward(batch, key).double() for key in keys])
+            parts.append(_regress(outputs.mean(0), part.targets))
+            v = torch.tensor(variance, dtype=torch.float64, device=outputs.device).clamp(min=1e-12).view(-1, 1, 1)
+            logs = -0.5 * ((2 * math.pi * v).log() + (outputs - part.targets).square() / v)
+            extra.append(-(logs.logsumexp(0) - math.log(samples)).flatten(1).sum(1))
+    total = torch.stack(parts).double().sum(0)
+    name = "entropy" if facts.task == "classification" else "nll"
+    figures = _classification(total) if facts.task == "classification" else _regression(total)
+    return {**figures, name: (torch.stack(extra).sum(0) / total[0]).tolist()}
 
 
 def gaussian_nll(mean_squared_error: float, variance: float) -> float:
     """Mean negative log-likelihood under N(y; z, variance): `log(2 pi v) / 2 + mse / (2 v)`."""
     variance = max(variance, 1e-12)
-    return 0.5 * (torch.tensor(2 * torch.pi * variance).log().item() + mean_squared_error / variance)
+    return 0.5 * (math.log(2 * math.pi * variance) + mean_squared_error / variance)
+
+
+def examples(split: Split, runs: int) -> Examples:
+    """The examples of a split, seen by R runs."""
+    facts = {name: figure.expand(runs, -1) for name, figure in split.facts.items()}
+    return Examples(split.inputs.expand(runs, *split.inputs.shape), facts)
 
 
 def _classify(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -64,14 +134,14 @@ def _classify(outputs: Tensor, targets: Tensor) -> Tensor:
     picked = logs.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
     probabilities = logs.exp()
     confidence, answer = probabilities.max(-1)
-    right = (answer == targets).float()
+    right = (answer == targets).to(logs.dtype)
     brier = probabilities.square().sum(-1) - 2 * picked.exp() + 1
     bins = (confidence * BINS).ceil().long().clamp(1, BINS) - 1
     per_bin = [
-        torch.zeros(runs, BINS, device=outputs.device).scatter_add_(1, bins, value)
+        torch.zeros(runs, BINS, device=outputs.device, dtype=logs.dtype).scatter_add_(1, bins, value)
         for value in (torch.ones_like(right), confidence, right)
     ]
-    count = torch.full((runs,), float(targets.shape[1]), device=outputs.device)
+    count = torch.full((runs,), float(targets.shape[1]), device=outputs.device, dtype=logs.dtype)
     rows = [count, -picked.sum(1), (1 - right).sum(1), brier.sum(1)]
     return torch.cat([torch.stack(rows), *(column.T for column in per_bin)])
 

@@ -5,7 +5,7 @@
         at the first step of an epoch: order = a random order of the training set for every run
         batch  = the next examples of every run, augmented, repeated `objective.copies` times
         noise  = the strategy bound to this step
-        losses = objective(model(batch, noise), targets)                # [R]
+        losses = objective(model(batch, noise), targets) + penalties of the noise       # [R]
         sum(losses).backward(); optimizer.step()                        # each run gets exactly its own gradient
         at a control tick:     strategy.update(the signals that some policy needs)
         at an evaluation tick: figures of train and validation; selection; a record a run; early stop
@@ -21,19 +21,22 @@ from __future__ import annotations
 import os
 import resource
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
+from dropbench.data.figures import with_figures
+from dropbench.data.splits import hold_out
+from dropbench.diagnostics import of_run
 from dropbench.errors import UserError
-from dropbench.evaluation import evaluate, gaussian_nll
+from dropbench.evaluation import gaussian_nll
 from dropbench.memory import keep_freed
-from dropbench.models.moments import BatchMoments, RunningMoments
+from dropbench.nets import Nets, Present
+from dropbench.signals import GATED, HELD_OUT, conflict, gradients, saliency
 from dropbench.spec import Clock, Signals
 from dropbench.stack import stacked
-from dropbench.state import History, State, initial
-from dropbench.strategy import ExpectedNoise, StepNoise
-from dropbench.streams import Streams
+from dropbench.state import History, State, initial, summary
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -41,13 +44,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dropbench.config import Config
-    from dropbench.data import Data, Split
+    from dropbench.data import Data
     from dropbench.evaluation import Figures
     from dropbench.runs.checkpoint import Checkpoint
 
 SECONDS_BETWEEN_CHECKPOINTS = 20.0
+#: Examples that train, on which the figures of the training set are measured between the ends of a training.
+PROBE = 2000
 #: Steps of an epoch on which the realised rates are counted.
-WATCHED = 8
+WATCHED = 4
 
 
 class Sink(Protocol):
@@ -116,19 +121,21 @@ class Trainer:
     """R runs of one shape, stacked; see `train` for the arguments."""
 
     def __init__(self, configs: Sequence[Config], data: Data, device: torch.device, sink: Sink) -> None:
-        self.config = configs[0]  # for what the runs have in common
-        self.data, self.facts, self.model, self.sink = data.to(device), data.facts, self.config.model, sink
-        self.runs, self.device = len(configs), device
-        self.strategy = stacked([config.strategy for config in configs], device)
+        self.config, self.sink = configs[0], sink  # the config for what the runs have in common
+        strategy = self.config.strategy
+        data, self.held_out = with_figures(data.to(device), strategy.figures), None
+        if "held_out_loss" in strategy.needs:
+            rest, self.held_out = hold_out(data.train, HELD_OUT)
+            data = replace(data, train=rest)
+        self.data = data
+        self.nets = Nets(configs, data.facts, len(data.train), device)
         self.optimizer = stacked([config.optimizer for config in configs], device)
-        self.streams = Streams(tuple(config.seed for config in configs), device)
-        self.declared = {parameter.name: parameter for parameter in self.model.parameters(self.facts)}
-        self.placements = self.config.strategy.place(self.model.sites(self.facts))
         self.batch_size = min(self.config.batch_size, len(data.train))
         self.steps_per_epoch = -(-len(data.train) // self.batch_size)
         self.steps = self.config.epochs * self.steps_per_epoch
+        self.signals: Signals | None = None
         self.state = self._fresh()
-        self.trained = {name: self.state.params[name] for name, item in self.declared.items() if item.trained}
+        self.trained = {name: self.state.params[name] for name, item in self.nets.declared.items() if item.trained}
         for tensor in self.trained.values():
             tensor.requires_grad_()
 
@@ -136,11 +143,13 @@ class Trainer:
         """The loop at the top of this file."""
         state = self.state
         order, order_epoch = torch.empty(0), -1
+        if state.step == 0:
+            self._control_tick()
         saved = started = time.monotonic()
         while state.step < self.steps and any(history.active for history in state.histories):
             epoch, position = divmod(state.step, self.steps_per_epoch)
             if epoch != order_epoch:
-                order, order_epoch = self.streams.permutation("order", epoch, "train", len(self.data.train)), epoch
+                order, order_epoch = self.nets.streams.permutation("order", epoch, "train", len(self.data.train)), epoch
             self._update(order[:, position * self.batch_size : (position + 1) * self.batch_size], epoch, position)
             state.step += 1
             self.sink.progress(state.step, self.steps)
@@ -158,35 +167,52 @@ class Trainer:
 
     def _update(self, index: Tensor, epoch: int, position: int) -> None:
         """One step of every run on the examples `index` [R, batch]."""
-        state, objective = self.state, self.strategy.objective
+        state, nets, objective = self.state, self.nets, self.nets.strategy.objective
         clock = Clock(state.step, self.steps, epoch, self.config.epochs)
+        present = Present(state.params, state.policies, clock)
         inputs, targets, facts = self.data.train.gather(index)
         if self.data.augment is not None:
-            inputs = self.data.augment(inputs, self.streams, state.step)
-        if objective.copies > 1:
-            inputs = inputs.repeat(1, objective.copies, *(1 for _ in inputs.shape[2:]))
-            facts = {name: figure.repeat(1, objective.copies) for name, figure in facts.items()}
+            inputs = self.data.augment(inputs, nets.streams, state.step)
         watched = position % -(-self.steps_per_epoch // WATCHED) == 0
-        noise = StepNoise(self.strategy, self.placements, self.streams, clock, state.policies, facts, watched)
-        with self._autocast():
-            outputs = self.model.apply(state.params, inputs, noise, BatchMoments(state.params), self.facts)
-        losses = objective.loss(outputs.view(self.runs, objective.copies, -1, *outputs.shape[2:]), targets)
+        outputs, noise = nets.copies(present, inputs, facts, objective, watched=watched)
+        terms = objective.terms(outputs, targets)
+        losses = objective.total(terms)
+        if noise.penalties:
+            terms["penalty"] = torch.stack(list(noise.penalties.values())).sum(0)
+            losses = losses + terms["penalty"]
         gradients = torch.autograd.grad(losses.sum(), list(self.trained.values()))
         with torch.no_grad():
             named = dict(zip(self.trained, gradients, strict=True))
-            self.optimizer.step(self.trained, named, state.optimizer, clock, self.declared)
+            self.optimizer.step(self.trained, named, state.optimizer, clock, nets.declared)
             state.losses.append(losses.detach())
             if watched:
                 state.watched += 1
                 for site, asked in noise.asked.items():
                     state.rates[site] += torch.stack([asked, noise.realised[site]], 1)
+                for name, term in terms.items():
+                    state.terms[name] = state.terms.get(name, torch.zeros_like(term)) + term.detach()
 
     def _control_tick(self) -> None:
-        """Moves the policies that look at signals."""
-        needs = self.strategy.needs
-        if needs:
-            recent = torch.stack(self.state.losses[-self.steps_per_epoch :], 1).mean(1)
-            self.state.policies = self.strategy.update(self.state.policies, Signals(train_loss=recent))
+        """Measures what some policy looks at, and moves the policies; before the first step, and after every epoch."""
+        nets, state = self.nets, self.state
+        needs, present = nets.strategy.needs, self._present()
+        if not needs:
+            return
+        signals: dict[str, Any] = {}
+        if "train_loss" in needs and state.losses:
+            signals["train_loss"] = torch.stack(state.losses[-self.steps_per_epoch :], 1).mean(1)
+        probe = self.data.train.part(0, min(PROBE, len(self.held_out) if self.held_out else PROBE))
+        for name, split in (("clean_loss", probe), ("held_out_loss", self.held_out)):
+            if name in needs and split is not None:
+                signals[name] = torch.tensor(nets.measure(present, split)["loss"], device=nets.device)
+        if needs & {"saliency", "conflict"}:
+            sites = {name: placement.site for name, placement in nets.placements.items()}
+            piece = self.data.train.part(0, GATED)
+            found, _ = gradients(nets.opened(present), piece, list(sites.values()), "factor")
+            signals["saliency"] = {name: saliency(gradient, sites[name]) for name, gradient in found.items()}
+            signals["conflict"] = {name: conflict(gradient, sites[name]) for name, gradient in found.items()}
+        self.signals = Signals(**signals)
+        state.policies = nets.strategy.update(state.policies, self.signals)
 
     def _evaluation_tick(self, epoch: int, started: float) -> float:
         """Measures, selects and records; returns the time from which the next seconds count."""
@@ -194,46 +220,61 @@ class Trainer:
         losses = torch.stack(state.losses, 1).cpu()  # waits for the device
         training = time.monotonic() - started
         rates = {site: (total / max(state.watched, 1)).tolist() for site, total in state.rates.items()}
-        learning_rate = self.optimizer.rate(self._clock(state.step - 1)).tolist()
-        train = self._measure(state.params, self.data.train.head(len(self.data.validation)))
-        validation = self._measure(state.params, self.data.validation)
+        present = self._present()
+        learning_rate = self.optimizer.rate(present.clock).tolist()
+        train = self.nets.measure(present, self.data.train.part(0, min(PROBE, len(self.data.validation))))
+        validation = self.nets.measure(present, self.data.validation)
         improved = [
             self._select(run, epoch, {name: figure[run] for name, figure in validation.items()}, losses[run])
-            for run in range(self.runs)
+            for run in range(self.nets.runs)
         ]
         self._keep(improved)
+        terms = {name: (total / max(state.watched, 1)).tolist() for name, total in state.terms.items()}
+        signals = {} if self.signals is None else vars(self.signals)
+        diagnostics = {}
+        if self.config.diagnostics:
+            diagnostics = self.nets.diagnose(present, self.data.train, self.batch_size)
         seconds = time.monotonic() - started
         for run, history in enumerate(state.histories):
             if history.failed is not None or (history.stopped is not None and history.stopped < epoch):
                 continue
-            history.evaluations += 1
-            history.train_seconds += training / self.runs
-            history.seconds += seconds / self.runs
+            history.watched += state.watched
+            history.train_seconds += training / self.nets.runs
+            history.seconds += seconds / self.nets.runs
             sites = {}
             for site, figures in rates.items():
                 asked, dropped = figures[run]
                 sites[site] = {"rate": asked, "dropped": dropped}
                 before = history.rates.get(site, [0.0, 0.0])
-                history.rates[site] = [before[0] + asked, before[1] + dropped]
+                history.rates[site] = [before[0] + asked * state.watched, before[1] + dropped * state.watched]
             self.sink.metrics(
                 run,
                 {
                     "epoch": epoch,
                     "step": state.step,
                     "training_loss": losses[run].mean().item(),
+                    "terms": {name: figure[run] for name, figure in terms.items()},
                     "train": {name: figure[run] for name, figure in train.items()},
                     "validation": {name: figure[run] for name, figure in validation.items()},
                     "learning_rate": learning_rate[run],
                     "sites": sites,
                     "policies": {
-                        name: {key: value[run].tolist() for key, value in tensors.items()}
+                        name: {key: summary(value[run]) for key, value in tensors.items()}
                         for name, tensors in state.policies.items()
                     },
+                    "signals": {
+                        name: {site: summary(each[run]) for site, each in value.items()}
+                        if isinstance(value, dict)
+                        else value[run].item()
+                        for name, value in signals.items()
+                        if value is not None and not (isinstance(value, dict) and not value)
+                    },
+                    **({"diagnostics": of_run(diagnostics, run)} if diagnostics else {}),
                     "selected": improved[run],
                     "seconds": history.seconds,
                 },
             )
-        state.losses, state.watched = [], 0
+        state.losses, state.watched, state.terms = [], 0, {}
         for total in state.rates.values():
             total.zero_()
         return time.monotonic()
@@ -260,64 +301,68 @@ class Trainer:
 
     def _keep(self, improved: Sequence[bool]) -> None:
         """Copies the parameters of the runs for which this evaluation is the best."""
-        chosen = torch.tensor(improved, device=self.device)
-        for name, tensor in self.state.params.items():
-            kept = self.state.selected[name]
-            kept.copy_(torch.where(chosen.view(-1, *(1 for _ in tensor.shape[1:])), tensor.detach(), kept))
+        chosen = torch.tensor(improved, device=self.nets.device)
+        pairs = [(self.state.selected, self.state.params)]
+        pairs += [(self.state.selected_policies[name], tensors) for name, tensors in self.state.policies.items()]
+        for kept, present in pairs:
+            for name, tensor in present.items():
+                here = chosen.view(-1, *(1 for _ in tensor.shape[1:]))
+                kept[name].copy_(torch.where(here, tensor.detach(), kept[name]))
 
     def _finish(self) -> None:
         """Reads the test set, once, and hands over the results."""
         if all(history.failed is not None for history in self.state.histories):
             return
         started = time.monotonic()
-        params = self.state.selected
-        measured = {
-            "train": self._measure(params, self.data.train),
-            "validation": self._measure(params, self.data.validation),
-            "test": self._measure(params, self.data.test),
-        }
-        seconds = (time.monotonic() - started) / self.runs
+        measured = self._final_figures()
+        seconds = (time.monotonic() - started) / self.nets.runs
         for run, history in enumerate(self.state.histories):
             if history.failed is not None:
                 continue
             figures = {
                 split: {name: figure[run] for name, figure in values.items()} for split, values in measured.items()
             }
-            if self.facts.task == "regression":
-                variance = figures["train"]["loss"]
-                for values in figures.values():
-                    values["nll"] = gaussian_nll(values["loss"], variance)
             epochs = history.stopped or self.config.epochs
             self.sink.finish(
                 run,
                 {
-                    "task": self.facts.task,
+                    "task": self.nets.facts.task,
                     "epochs": epochs,
                     "steps": epochs * self.steps_per_epoch,
                     "parameters": sum(tensor[0].numel() for tensor in self.trained.values()),
                     "selection": {"rule": self.config.selection, "epoch": history.epoch},
                     **figures,
                     "rates": {
-                        site: {"asked": asked / history.evaluations, "realised": realised / history.evaluations}
+                        site: {"asked": asked / history.watched, "realised": realised / history.watched}
                         for site, (asked, realised) in history.rates.items()
                     },
                     "seconds": {"total": history.seconds + seconds, "train": history.train_seconds},
-                    "peak_memory_bytes": peak_memory(self.device),
+                    "peak_memory_bytes": peak_memory(self.nets.device),
                 },
             )
 
-    def _measure(self, params: Mapping[str, Tensor], split: Split) -> Figures:
-        noise = ExpectedNoise(self.strategy, self.placements, self._clock(self.state.step), self.state.policies, {})
-
-        def forward(inputs: Tensor) -> Tensor:
-            with self._autocast():
-                return self.model.apply(params, inputs, noise, RunningMoments(params), self.facts)
-
-        return evaluate(forward, split, self.facts, self.runs)
+    def _final_figures(self) -> dict[str, Figures]:
+        """Figures of every split, with the selected weights and the rates that were theirs."""
+        state, nets, evaluation = self.state, self.nets, self.config.evaluation
+        done = [max(history.epoch * self.steps_per_epoch - 1, 0) for history in state.histories]
+        clock = replace(self._clock(self.steps - 1), selected=torch.tensor(done, device=nets.device))
+        selected = Present(state.selected, state.selected_policies, clock)
+        held = {"validation": self.data.validation, "test": self.data.test}
+        measured = {name: nets.measure(selected, split) for name, split in {"train": self.data.train, **held}.items()}
+        variance = measured["train"]["loss"] if nets.facts.task == "regression" else None
+        if variance is not None:
+            for values in measured.values():
+                values["nll"] = [gaussian_nll(loss, v) for loss, v in zip(values["loss"], variance, strict=True)]
+        for name, split in held.items():
+            if evaluation.samples:
+                measured[f"{name}_mc"] = nets.sampled(selected, split, evaluation.samples, variance)
+            if evaluation.prune is not None:
+                measured[f"{name}_pruned"] = nets.pruned(selected, split, evaluation.prune)
+        return measured
 
     def _checkpoint(self, started: float) -> float:
         """Saves every run that has not failed; returns the time from which the next seconds count."""
-        seconds = (time.monotonic() - started) / self.runs
+        seconds = (time.monotonic() - started) / self.nets.runs
         for run, history in enumerate(self.state.histories):
             if history.active:
                 history.seconds += seconds
@@ -329,21 +374,29 @@ class Trainer:
     def _clock(self, step: int) -> Clock:
         return Clock(step, self.steps, step // self.steps_per_epoch, self.config.epochs)
 
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16")
+    def _present(self) -> Present:
+        """The nets after the last update; the rates are those of that update."""
+        return Present(self.state.params, self.state.policies, self._clock(max(self.state.step - 1, 0)))
 
     def _fresh(self) -> State:
-        params = initial(tuple(self.declared.values()), self.streams)
+        nets = self.nets
+        params = initial(tuple(nets.declared.values()), nets.streams)
+        acted = tuple(placement.site for placement in nets.placements.values())
+        policies = nets.strategy.init(nets.runs, acted, nets.device)
         return State(
             params=params,
-            optimizer=self.optimizer.init({name: params[name] for name, item in self.declared.items() if item.trained}),
-            policies=self.strategy.init(self.runs),
+            optimizer=self.optimizer.init({name: params[name] for name, item in nets.declared.items() if item.trained}),
+            policies=policies,
             selected={name: tensor.clone() for name, tensor in params.items()},
+            selected_policies={
+                name: {key: tensor.clone() for key, tensor in tensors.items()} for name, tensors in policies.items()
+            },
             losses=[],
-            rates={site: torch.zeros(self.runs, 2, device=self.device) for site in self.placements},
+            terms={},
+            rates={site: torch.zeros(nets.runs, 2, device=nets.device) for site in nets.placements},
             step=0,
             watched=0,
-            histories=[History() for _ in range(self.runs)],
+            histories=[History() for _ in range(nets.runs)],
         )
 
 

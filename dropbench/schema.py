@@ -70,7 +70,10 @@ def _hints(cls: Any) -> dict[str, Any]:
     """The types of the fields. Other annotations of the class may name what is imported for type checkers alone."""
     owner = {name: base for base in reversed(cls.__mro__) for name in vars(base).get("__annotations__", ())}
     scopes = {item.name: vars(sys.modules[owner[item.name].__module__]) for item in fields(cls)}
-    return {item.name: eval(str(item.type), scopes[item.name]) for item in fields(cls)}  # noqa: S307 - our own source
+    return {
+        item.name: eval(item.type, scopes[item.name]) if isinstance(item.type, str) else item.type  # noqa: S307 - a part's own source
+        for item in fields(cls)
+    }
 
 
 def _join(path: str, key: str) -> str:

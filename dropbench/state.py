@@ -32,8 +32,8 @@ class History:
         waited: evaluations since then.
         stopped: epoch after which the run stopped early, or None.
         failed: step at which its loss was not finite, or None.
-        rates: a site's asked and realised rate, summed over evaluations.
-        evaluations: their number.
+        rates: a site's asked and realised rate, summed over the watched steps.
+        watched: their number.
         train_seconds: spent in updates.
         seconds: spent in all.
     """
@@ -44,7 +44,7 @@ class History:
     stopped: int | None = None
     failed: int | None = None
     rates: dict[str, list[float]] = field(default_factory=dict)
-    evaluations: int = 0
+    watched: int = 0
     train_seconds: float = 0.0
     seconds: float = 0.0
 
@@ -63,7 +63,9 @@ class State:
         optimizer: state of the optimizer.
         policies: state of the policies.
         selected: the parameters at the selected evaluation.
+        selected_policies: the state of the policies then.
         losses: of the steps since the last evaluation tick, [R, steps].
+        terms: what the losses are made of, by name, each [R], summed over the watched steps since then.
         rates: by site, [R, 2]: the asked and the realised rate, summed over the watched steps since then.
         step: updates done.
         watched: watched steps since the last evaluation tick.
@@ -74,7 +76,9 @@ class State:
     optimizer: dict[str, Tensor]
     policies: dict[str, dict[str, Tensor]]
     selected: dict[str, Tensor]
+    selected_policies: dict[str, dict[str, Tensor]]
     losses: list[Tensor]
+    terms: dict[str, Tensor]
     rates: dict[str, Tensor]
     step: int
     watched: int
@@ -83,7 +87,8 @@ class State:
     def checkpoint(self, run: int) -> Checkpoint:
         """The state of one run."""
         losses = torch.stack(self.losses, 1) if self.losses else torch.empty(len(self.histories), 0)
-        named = {**_flat(self), "losses": losses}
+        terms = {f"terms/{name}": tensor for name, tensor in self.terms.items()}
+        named = {**_flat(self), **terms, "losses": losses}
         facts = {"step": self.step, "watched": self.watched, "history": asdict(self.histories[run])}
         return Checkpoint({name: tensor[run] for name, tensor in named.items()}, facts)
 
@@ -95,14 +100,24 @@ class State:
         """
         expected = {name: tuple(tensor.shape[1:]) for name, tensor in _flat(self).items()}
         for checkpoint in checkpoints:
-            shapes = {name: tuple(tensor.shape) for name, tensor in checkpoint.tensors.items() if name != "losses"}
+            shapes = {
+                name: tuple(tensor.shape)
+                for name, tensor in checkpoint.tensors.items()
+                if name != "losses" and not name.startswith("terms/")
+            }
             if shapes != expected:
                 raise StaleCheckpointError("the checkpoint does not hold the state of this run")
         first = checkpoints[0]
         for name, tensor in _flat(self).items():
             tensor.detach().copy_(torch.stack([checkpoint.tensors[name] for checkpoint in checkpoints]))
+        device = next(iter(self.params.values())).device
+        self.terms = {
+            name.removeprefix("terms/"): torch.stack([each.tensors[name] for each in checkpoints]).to(device)
+            for name in first.tensors
+            if name.startswith("terms/")
+        }
         losses = torch.stack([checkpoint.tensors["losses"] for checkpoint in checkpoints])
-        self.losses = list(losses.to(next(iter(self.params.values())).device).unbind(1))
+        self.losses = list(losses.to(device).unbind(1))
         self.step, self.watched = first.facts["step"], first.facts["watched"]
         self.histories = [History(**checkpoint.facts["history"]) for checkpoint in checkpoints]
 
@@ -122,6 +137,13 @@ def initial(parameters: Sequence[Parameter], streams: Streams) -> dict[str, Tens
     return values
 
 
+def summary(value: Tensor) -> float | dict[str, float]:
+    """A number as it is, several (one a unit) as their mean and their ends, for a record."""
+    if value.dim() == 0:
+        return value.item()
+    return {"mean": value.mean().item(), "min": value.min().item(), "max": value.max().item()}
+
+
 def _flat(state: State) -> dict[str, Tensor]:
     parts: dict[str, Mapping[str, Tensor]] = {
         "params": state.params,
@@ -129,5 +151,6 @@ def _flat(state: State) -> dict[str, Tensor]:
         "selected": state.selected,
         "rates": state.rates,
         **{f"policies/{name}": tensors for name, tensors in state.policies.items()},
+        **{f"selected_policies/{name}": tensors for name, tensors in state.selected_policies.items()},
     }
     return {f"{part}/{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}

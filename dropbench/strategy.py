@@ -1,50 +1,45 @@
-"""A dropout strategy = where x noise x policies x objective, and what it does in one step.
+"""A dropout strategy = where x noise x policies x objective.
 
-The rate at a site is `clip(base * product of policy factors, 0, cap)`. The base is `rate`; at input sites it is the
-smaller of `rate` and `input_rate`. The model calls `noise(site, value)`: it sees no rate, no seed and no mode.
+The rate at a site is `clip(base * product of policy factors, 0, cap)`. The base is `rate`, bounded by `input_rate` at
+input sites (`image_rate` where images enter a convolution), by `map_rate` at maps, and by what `rates` says of a site.
+What a strategy does in one step stands in `acting.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal, Protocol
+from fnmatch import fnmatchcase
+from functools import cache
+from typing import TYPE_CHECKING, Literal
 
-from dropbench.errors import UserError
-from dropbench.noise import Noise, Perturbation
+from dropbench.errors import UserError, nearest
+from dropbench.noise import Noise
 from dropbench.objectives import Objective
 from dropbench.policies import Policy, State
-from dropbench.spec import TRANSITION_KINDS, Cap, Rate, Site, vector
+from dropbench.spec import SITE_KINDS, TRANSITION_KINDS, Cap, Rate, Site, vector
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
-    from dropbench.spec import Clock, Signals
-    from dropbench.streams import Purpose, Streams
+    from dropbench.spec import Facts, PerRun, Scene, Signals
 
-Place = Literal[
-    "auto", "nowhere", "transition",
-    "input", "embedding", "hidden", "state", "candidate", "cell", "carry", "recurrent_weight",
+Where = Literal[
+    "auto", "nowhere", "transition", "map",
+    "input", "embedding", "hidden", "branch", "weight", "state", "candidate", "cell", "carry", "recurrent_weight",
 ]  # fmt: skip
-Axis = Literal["auto", "batch", "step", "unit", "row", "column", "source"]
-
-
-class NoiseFn(Protocol):
-    """What a model calls where noise may act."""
-
-    def __call__(self, site: str, value: Tensor, fallback: Tensor | None = None) -> Tensor:
-        """The value [R, ...] that goes on from `site`; `fallback` is the old value that a carry site may keep."""
-
-    def perturbation(self, site: str, shape: tuple[int, ...]) -> Perturbation | None:
-        """The action at `site` on a value of `shape` [R, ...], for layers that apply it themselves; None for none."""
+Axis = Literal["auto", "batch", "step", "gate", "unit", "row", "column", "source", "site"]
+_WEIGHTS = frozenset({"weight", "recurrent_weight"})
 
 
 @dataclass(frozen=True)
 class Placement:
-    """A site on which a strategy acts, and the axes along which its mask is shared."""
+    """A site on which a strategy acts, the axes along which its mask is shared, and the name that keys its draws."""
 
     site: Site
     shared: frozenset[str]
+    key: str
 
 
 @dataclass(frozen=True)
@@ -56,9 +51,14 @@ class Strategy:
         objective: what is minimised.
         rate: the highest rate that is reached, the probability of dropping, in [0, 1).
         input_rate: bound on the rate at input sites.
-        where: kinds of sites; `transition`: the transition site recommended for the noise; `auto`: that one in a
-            recurrent model, else input and hidden; `nowhere`: no site.
-        share: axes along which a mask is shared; `auto`: what the noise recommends at its transition site, else none.
+        image_rate: bound on the rate at images that enter a convolution.
+        map_rate: bound on the rate at the maps of a convolution.
+        rates: bounds on the rates of single sites, by a pattern for their names (`hidden1`, `*.carry_h`) or by kind;
+            the first that fits counts, and the three bounds above do not.
+        where: kinds of sites; `map`: hidden maps of a convolution; `transition`: the transition site recommended for
+            the noise; `auto`: that one in a recurrent model, else input and hidden; `nowhere`: no site.
+        share: axes along which a mask is shared, `site` for one mask at all sites of a kind in a layer; `auto`: what
+            the noise recommends at its transition site, the batch at weights, else the gates.
         policies: factors on the rate, by name.
         cap: highest rate after all factors.
     """
@@ -67,7 +67,10 @@ class Strategy:
     objective: Objective
     rate: Rate = 0.5
     input_rate: Rate = 0.2
-    where: tuple[Place, ...] = ("auto",)
+    image_rate: Rate = 0.1
+    map_rate: Rate = 0.25
+    rates: Mapping[str, Rate] = field(default_factory=dict)
+    where: tuple[Where, ...] = ("auto",)
     share: tuple[Axis, ...] = ("auto",)
     policies: Mapping[str, Policy] = field(default_factory=dict)
     cap: Cap = 0.95
@@ -75,7 +78,8 @@ class Strategy:
     def canonical(self) -> Strategy:
         """The same strategy without what means nothing: one that acts nowhere has no rate and no policy."""
         if self.where == ("nowhere",):
-            return replace(self, rate=0.0, input_rate=0.0, share=("auto",), policies={})
+            nothing = {"rate": 0.0, "input_rate": 0.0, "image_rate": 0.0, "map_rate": 0.0, "rates": {}, "policies": {}}
+            return replace(self, share=("auto",), **nothing)  # type: ignore[arg-type]
         return self
 
     @property
@@ -83,11 +87,16 @@ class Strategy:
         """Names of the `Signals` that some policy reads."""
         return frozenset().union(*(policy.needs for policy in self.policies.values()))
 
-    def place(self, sites: tuple[Site, ...]) -> dict[str, Placement]:
+    @property
+    def figures(self) -> frozenset[str]:
+        """Names of the figures of examples that some policy reads."""
+        return frozenset().union(*(policy.figures for policy in self.policies.values()))
+
+    def place(self, sites: tuple[Site, ...], facts: Facts) -> dict[str, Placement]:
         """Chooses the sites to act on, by name.
 
         Raises:
-            UserError: the strategy could not act on a model with these sites.
+            UserError: the strategy could not act on a model with these sites, or on such data.
         """
         if self.where == ("nowhere",):
             return {}
@@ -95,49 +104,69 @@ class Strategy:
             if not policy.acts():
                 raise UserError(f"strategy.policies.{name}: its factor never leaves 0, so the strategy would never act")
         kinds = self._kinds(sites)
-        placements = {
-            site.name: Placement(site, self._shared(site)) for site in sites if site.kind in kinds & self.noise.kinds
-        }
-        if not placements:
-            there = ", ".join(sorted({site.kind for site in sites}))
+        there = [site for site in sites if site.kind in kinds or ("map" in kinds and site.maps)]
+        if not there:
+            raise UserError(
+                f"strategy.where={','.join(self.where)}: no such site in the model, which has "
+                f"{', '.join(dict.fromkeys(site.kind for site in sites))}{_hint(kinds)}"
+            )
+        able = [site for site in there if site.kind in self.noise.kinds]
+        if not able:
             raise UserError(
                 f"strategy.where={','.join(self.where)}: {self.noise.kind()} noise acts on "
-                f"{', '.join(sorted(self.noise.kinds))}, and the model has {there}: it would act nowhere"
+                f"{', '.join(kind for kind in SITE_KINDS if kind in self.noise.kinds)}"
             )
-        axes = {axis for placement in placements.values() for axis in placement.site.axes}
-        for axis in self.share:
-            if axis != "auto" and axis not in axes:
-                there = ", ".join(sorted(axes))
-                raise UserError(f"strategy.share={axis}: no such axis at the chosen sites; they have {there}")
-        return placements
+        able = _fitting(able, [self.noise.misfit(site) for site in able], f"strategy.noise={self.noise.kind()}")
+        self._check_share(able)
+        for name, policy in self.policies.items():
+            reasons = [policy.misfit(site, self._shared(site)) for site in able]
+            able = _fitting(able, reasons, f"strategy.policies.{name}")
+        for name, policy in self.policies.items():
+            reason = policy.idle(able, facts)
+            if reason is not None:
+                raise UserError(f"strategy.policies.{name}: {reason}")
+        self._check_rates(able)
+        return {site.name: Placement(site, self._shared(site), self._key(site)) for site in able}
 
-    def init(self, runs: int) -> dict[str, State]:
+    def init(self, runs: int, sites: tuple[Site, ...], device: torch.device | str = "cpu") -> dict[str, State]:
         """The state of the policies of `runs` runs before training."""
-        return {name: policy.init(runs) for name, policy in self.policies.items()}
+        return {
+            name: {key: value.to(device) for key, value in policy.init(runs, sites).items()}
+            for name, policy in self.policies.items()
+        }
 
     def update(self, state: Mapping[str, State], signals: Signals) -> dict[str, State]:
         """The state of the policies after a control tick."""
         return {name: policy.update(state[name], signals) for name, policy in self.policies.items()}
 
-    def rate_at(self, site: Site, clock: Clock, state: Mapping[str, State], facts: Mapping[str, Tensor]) -> Tensor:
-        """The rate at a site now: [R], or [R, batch or 1, units or 1] where a policy tells examples or units apart."""
+    def rate_at(self, site: Site, state: Mapping[str, State], scene: Scene) -> Tensor:
+        """The rate at a site now: [R], or with the axes of the site where a policy tells its elements apart."""
         rate = vector(self.rate)
-        if site.kind == "input":
-            rate = rate.minimum(vector(self.input_rate))
+        bound = self._bound(site)
+        if bound is not None:
+            rate = rate.minimum(vector(bound))
         for name, policy in self.policies.items():
-            factor = policy.factor(site, clock, state[name], facts)
+            factor = policy.factor(site, state[name], scene)
             if factor.dim() > rate.dim():
-                rate = rate.view(-1, 1, 1)
-            rate = rate * (factor.view(-1, 1, 1) if factor.dim() < rate.dim() else factor)
-        cap = vector(self.cap)
-        return rate.clamp(min=0).minimum(cap.view(-1, 1, 1) if rate.dim() == 3 else cap)
+                rate = _widened(rate, factor.dim())
+            rate = rate * _widened(factor, rate.dim())
+        return rate.clamp(min=0).minimum(_widened(vector(self.cap), rate.dim()))
+
+    def _bound(self, site: Site) -> PerRun | None:
+        for pattern, bound in self.rates.items():
+            if _fits(pattern, site):
+                return bound
+        if site.kind in ("input", "embedding"):
+            return self.image_rate if "row" in site.axes else self.input_rate
+        return self.map_rate if site.maps else None
 
     def _kinds(self, sites: tuple[Site, ...]) -> frozenset[str]:
         recurrent = any(site.kind in TRANSITION_KINDS for site in sites)
+        transition = self.noise.transition
         kinds: set[str] = set()
         for place in self.where:
-            if place == "transition" or (place == "auto" and recurrent):
-                kinds.add(self.noise.transition[0])
+            if transition is not None and (place == "transition" or (place == "auto" and recurrent)):
+                kinds.add(transition[0])
             elif place == "auto":
                 kinds.update(("input", "hidden"))
             else:
@@ -147,85 +176,62 @@ class Strategy:
     def _shared(self, site: Site) -> frozenset[str]:
         if "auto" not in self.share:
             return frozenset(self.share)
-        kind, shared = self.noise.transition
-        return frozenset(shared) if site.kind == kind else frozenset()
+        if self.noise.transition is not None and site.kind == self.noise.transition[0]:
+            return frozenset(self.noise.transition[1]) | ({"batch"} if site.kind in _WEIGHTS else set())
+        if site.kind in _WEIGHTS:
+            return frozenset({"batch"})
+        return frozenset({"gate"}) | (
+            frozenset({"row", "column"}) if self.noise.whole_maps and site.maps else frozenset()
+        )
+
+    def _key(self, site: Site) -> str:
+        layer = site.name.rpartition(".")[0]
+        return f"{layer}.{site.kind}" if "site" in self.share and layer else site.name
+
+    def _check_share(self, sites: list[Site]) -> None:
+        axes = {axis for site in sites for axis in site.axes} | {"auto", "site"}
+        for axis in self.share:
+            if axis not in axes:
+                there = ", ".join(sorted(axes - {"auto", "site"}))
+                hint = {"step": "; nearest: model=lstm", "gate": "; nearest: model=lstm", "row": "; nearest: model=cnn"}
+                raise UserError(
+                    f"strategy.share={axis}: no such axis at the chosen sites; they have {there}{hint.get(axis, '')}"
+                )
+
+    def _check_rates(self, sites: list[Site]) -> None:
+        for pattern in self.rates:
+            if not any(_fits(pattern, site) for site in sites):
+                known = [site.name for site in sites]
+                raise UserError(
+                    f"strategy.rates.{pattern}: no such site is chosen; known: {', '.join(known)}"
+                    f"{nearest(pattern, known)}"
+                )
 
 
-@dataclass
-class StepNoise:
-    """The `NoiseFn` of one training step: draws, perturbs and, when watched, notes the rates.
-
-    Args:
-        strategy: stacked.
-        placements: from `Strategy.place`.
-        streams: of the runs.
-        clock: gives the step that keys the draws.
-        state: of the policies.
-        facts: figures of the examples of this batch, each [R, batch].
-        watched: whether to note the asked and the realised rate of every site.
-        purpose: of the draws: `noise` in training, `eval` in Monte Carlo evaluation.
-    """
-
-    strategy: Strategy
-    placements: Mapping[str, Placement]
-    streams: Streams
-    clock: Clock
-    state: Mapping[str, State]
-    facts: Mapping[str, Tensor]
-    watched: bool = False
-    purpose: Purpose = "noise"
-    asked: dict[str, Tensor] = field(default_factory=dict)
-    realised: dict[str, Tensor] = field(default_factory=dict)
-
-    def __call__(self, site: str, value: Tensor, fallback: Tensor | None = None) -> Tensor:
-        """See `NoiseFn`."""
-        perturbation = self.perturbation(site, tuple(value.shape))
-        return value if perturbation is None else perturbation(value, fallback)
-
-    def perturbation(self, site: str, shape: tuple[int, ...]) -> Perturbation | None:
-        """See `NoiseFn`."""
-        placement = self.placements.get(site)
-        if placement is None:
-            return None
-        axes = placement.site.axes
-        rate = self.strategy.rate_at(placement.site, self.clock, self.state, self.facts)
-        drawn = tuple(1 if axis in placement.shared else length for axis, length in zip(axes, shape[1:], strict=True))
-        noise = self.strategy.noise
-        draw = getattr(self.streams, noise.draw)(self.purpose, self.clock.step, site, drawn)
-        perturbation = noise.perturb(draw, spread(rate, axes))
-        if self.watched:
-            self.asked[site] = rate.flatten(1).mean(1) if rate.dim() > 1 else rate
-            self.realised[site] = noise.realised(perturbation)
-        return perturbation
+def _fitting(sites: list[Site], reasons: list[str | None], key: str) -> list[Site]:
+    """The sites without a reason against them; where there are none, that of the last is told."""
+    if None not in reasons:
+        raise UserError(f"{key}: {reasons[-1]}")
+    return [site for site, reason in zip(sites, reasons, strict=True) if reason is None]
 
 
-@dataclass(frozen=True)
-class ExpectedNoise:
-    """The `NoiseFn` of evaluation: the mean of the noise, and nothing drawn."""
-
-    strategy: Strategy
-    placements: Mapping[str, Placement]
-    clock: Clock
-    state: Mapping[str, State]
-    facts: Mapping[str, Tensor]
-
-    def __call__(self, site: str, value: Tensor, fallback: Tensor | None = None) -> Tensor:
-        """See `NoiseFn`."""
-        perturbation = self.perturbation(site, tuple(value.shape))
-        return value if perturbation is None else perturbation(value, fallback)
-
-    def perturbation(self, site: str, shape: tuple[int, ...]) -> Perturbation | None:
-        """See `NoiseFn`."""
-        placement = self.placements.get(site)
-        if placement is None:
-            return None
-        rate = self.strategy.rate_at(placement.site, self.clock, self.state, self.facts)
-        return self.strategy.noise.expect(spread(rate, placement.site.axes))
+def _hint(kinds: frozenset[str]) -> str:
+    """Where sites of these kinds are to be had."""
+    if kinds & frozenset(TRANSITION_KINDS):
+        return "; nearest: model=lstm"
+    hints = {
+        "map": "model=cnn",
+        "branch": "model=cnn_residual",
+        "embedding": "model=lstm with data of symbols (dataset=temporal_order, copy_memory)",
+    }
+    return next((f"; nearest: {hint}" for kind, hint in hints.items() if kind in kinds), "")
 
 
-def spread(rate: Tensor, axes: tuple[str, ...]) -> Tensor:
-    """Views a rate [R] or [R, batch, units] so that it broadcasts over a value with these axes after the run axis."""
-    if rate.dim() == 1:
-        return rate.view(-1, *(1 for _ in axes))
-    lengths = {"batch": rate.shape[1], "unit": rate.shape[2]}
-    return rate.reshape(rate.shape[0], *(lengths.get(axis, 1) for axis in axes))
+@cache
+def _fits(pattern: str, site: Site) -> bool:
+    return pattern == site.kind or fnmatchcase(site.name, pattern)
+
+
+def _widened(value: Tensor, dims: int) -> Tensor:
+    """[R] with axes of length 1 behind, so that it has `dims`; anything else as it is."""
+    return value.view(-1, *(1,) * (dims - 1)) if value.dim() == 1 else value

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -33,7 +34,9 @@ def clean(text: object) -> str:
 
 
 def setting(value: object) -> str:
-    """A config value as one would type it: `0.5`, `[256,256]`, `null`, `true`, `digits`."""
+    """A config value as one would type it: `0.5`, `[256,256]`, `[input,hidden]`, `null`, `true`, `digits`."""
+    if isinstance(value, list):
+        return f"[{','.join(map(setting, value))}]"
     return clean(value if isinstance(value, str) else json.dumps(value, separators=(",", ":"), default=str))
 
 
@@ -45,9 +48,17 @@ def console() -> Console:
         def on_broken_pipe(self) -> None:
             raise  # rich calls this while it handles the error; the front door ends the program
 
+    return Output(width=_UNLIMITED if _unlimited() else None, highlight=False, markup=False, emoji=False)
+
+
+def line_width() -> int:
+    """The width of that console, for what is laid out without rich."""
+    return _UNLIMITED if _unlimited() else shutil.get_terminal_size().columns
+
+
+def _unlimited() -> bool:
     piped = not (sys.stdout and sys.stdout.isatty())
-    width = _UNLIMITED if piped and not os.environ.get("COLUMNS", "").isdecimal() else None
-    return Output(width=width, highlight=False, markup=False, emoji=False)
+    return piped and not os.environ.get("COLUMNS", "").isdecimal()
 
 
 def say(line: str, out: Console, style: str = "") -> None:

@@ -1,4 +1,4 @@
-"""What the tests of the core share: configs by the names of their choices, tiny runs, a sink in memory."""
+"""What the tests of the core share: configs by the names of their choices, tiny runs, a scene, a sink in memory."""
 
 from __future__ import annotations
 
@@ -8,9 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from dropbench.compose import Composed, Composer
 from dropbench.config import Config, Run, check
+from dropbench.spec import Clock, Scene
+from dropbench.streams import Streams
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from torch import Tensor
 
     from dropbench.data import Data
     from dropbench.runs.checkpoint import Checkpoint
@@ -24,6 +28,13 @@ MODELS = {
     "mlp": ("model=mlp", "model.widths=[7,6]"),
     "cnn": ("model=cnn", "model.maps=[3,4]", "model.dense=[5]"),
     "lstm": ("model=lstm", "model.hidden=5"),
+}
+#: The same kinds with what some strategies need. `NAME_OF_THE_KIND/WHAT`.
+VARIANTS = {
+    "mlp/selu": ("model=mlp", "model.widths=[7,6]", "model.activation=selu"),
+    "cnn/residual": ("model=cnn_residual", "model.maps=[3,4]", "model.residual=1"),
+    "lstm/layers": ("model=lstm", "model.hidden=5", "model.layers=2"),
+    "lstm/symbols": ("dataset=temporal_order", "dataset.length=10", "dataset.test_size=30", *MODELS["lstm"]),
 }
 
 
@@ -49,7 +60,8 @@ def run_of(*overrides: str) -> Run:
 
 def tiny(strategy: str, model: str, changes: Mapping[str, Any] | None = None) -> Config:
     """A run that takes a blink; `changes`: values by the keys of the command line."""
-    data = composed(f"strategy={strategy}", *MODELS[model], *TINY).data
+    net = composed(*{**MODELS, **VARIANTS}[model], *TINY).data
+    data = {**net, "strategy": composed(f"strategy={strategy}").data["strategy"]}
     for key, value in (changes or {}).items():
         data = set_at(data, key.split("."), value)
     return check(data)
@@ -59,6 +71,13 @@ def tiny(strategy: str, model: str, changes: Mapping[str, Any] | None = None) ->
 def data_of(part: Any) -> Data:
     loaded: Data = part.load(Path("nowhere"))
     return loaded
+
+
+def scene_at(
+    clock: Clock | None = None, facts: Mapping[str, Tensor] | None = None, seeds: tuple[int, ...] = (0,)
+) -> Scene:
+    """A scene without nets: what most policies and noises look at."""
+    return Scene(clock or Clock(3, 10, 0, 1), {}, {}, 48, "classification", Streams(seeds), facts or {})
 
 
 class MemorySink:

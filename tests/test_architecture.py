@@ -26,15 +26,18 @@ from dropbench.objectives import Objective
 from dropbench.optim import Optimizer
 from dropbench.parts import find, names
 from dropbench.policies import Policy
-from dropbench.strategy import Axis, Place
+from dropbench.strategy import Axis, Where
 
 PACKAGE = Path(dropbench.__file__).parent
 BASES = (Dataset, Model, Noise, Objective, Optimizer, Policy)
 FOLDERS = {base.folder for base in BASES}
-CORE_FILES = ("runner", "state", "strategy", "stack", "streams", "evaluation", "schema", "config")
+CORE_FILES = (
+    "runner", "nets", "state", "strategy", "acting", "spec", "stack", "streams", "evaluation", "schema", "config",
+    "control", "signals", "diagnostics", "pruning", "ranking",
+)  # fmt: skip
 CORE_FOLDERS = ("runs", "compare", "sweep")
 #: What stands in a folder of parts and is none: the core may know it.
-SHARED = {"dropbench.models.moments"}
+SHARED = {"dropbench.models.moments", "dropbench.data.figures", "dropbench.data.splits"}
 
 
 @cache
@@ -141,7 +144,7 @@ def test_the_check_of_imports_sees_every_form():
 ORDINARY = {"none", "early", "late", "standard", "adding"}  # None, early_stop, standard deviation, adding up
 #: The vocabulary in which models and strategies meet, kinds of sites and names of axes: allowed as strings too.
 #: The path of a YAML is never allowed, so `transition/state` is found where `state` is not.
-VOCABULARY = {*get_args(Place), *get_args(Axis)}
+VOCABULARY = {*get_args(Where), *get_args(Axis)} | {"rates", "saliency", "weights"}  # a key, a signal, what is cut
 #: Figures of the evaluation that are named after the mathematics.
 FIGURES = {"gaussian_nll", "mean_squared_error"}
 
@@ -156,6 +159,7 @@ def contains(identifier: str, name: str) -> bool:
     return any(words[at : at + len(wanted)] == wanted for at in range(len(words) - len(wanted) + 1))
 
 
+@cache
 def known_names() -> set[str]:
     """Every word by which a strategy, or a part of one, or a model, a data set, an optimizer goes."""
     strategies = {word for name in choices("strategy") for word in (name, *name.split("/"))}
@@ -163,9 +167,29 @@ def known_names() -> set[str]:
     return strategies | groups | {name for base in BASES for name in names(base)}
 
 
+def of_control(tree: ast.Module) -> set[int]:
+    """The ids of constants that `control` is compared with or set to: there `none` is the lack of a twin."""
+    found: set[int] = set()
+    for node in ast.walk(tree):
+        names, values = [], []
+        if isinstance(node, ast.Compare):
+            names, values = [node.left], node.comparators
+        elif isinstance(node, ast.AnnAssign):
+            names, values = [node.target], [node.annotation, node.value]
+        elif isinstance(node, ast.keyword):
+            names, values = [ast.Name(node.arg or "")], [node.value]
+        if any(chain(name).split(".")[-1] == "control" for name in names):
+            found |= {id(item) for value in values if value is not None for item in ast.walk(value)}
+    return found
+
+
+#: What an error message tells the user to type.
+ADVICE = re.compile(r"(model|dataset)=\w+")
+
+
 def betrayed(tree: ast.Module) -> set[str]:
     """The known names that occur in code: in an identifier, or as a string of one word (a key, a name, a path)."""
-    docstrings = prose(tree)
+    skipped = prose(tree) | of_control(tree)
     classes = {find(base, name, "key").__name__: name for base in BASES for name in names(base)}
     found = set()
     for node in ast.walk(tree):
@@ -176,9 +200,9 @@ def betrayed(tree: ast.Module) -> set[str]:
             for name in known_names() - ORDINARY - VOCABULARY:
                 if "/" not in name and identifier not in FIGURES and contains(identifier, name):
                     found.add(f"{identifier} ({name})")
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in skipped:
             text = node.value
-            if re.search(r"\s", text):
+            if re.search(r"\s", text) or ADVICE.fullmatch(text):
                 continue  # prose for people: an error message
             for name in known_names() - VOCABULARY:
                 if text == name or name in re.split(r"[/.\-:=,]", text):
@@ -207,6 +231,10 @@ def test_the_check_of_names_sees_every_form():
         "path = 'strategy/gradual/step'",
         "config.gradual = 1",
         "x = 'cross_entropy'",
+        "if strategy.noise == 'none': pass",
+        "x = 'strategy=gradual'",
+        "x = 'layerwise/rates'",
+        "x = 'model=mlp,strategy=none'",
     ):
         assert betrayed(ast.parse(line)), line
     for line in (
@@ -217,6 +245,11 @@ def test_the_check_of_names_sees_every_form():
         "early_stop = None",
         "x = None  # gradual",
         "def f():\n    'gradual'",
+        "if config.control != 'none': pass",
+        "control: Literal['none', 'mean'] = 'none'",
+        "replace(config, control='none')",
+        "hint = 'model=cnn'",
+        "rates = record['rates']",
     ):
         assert not betrayed(ast.parse(line)), line
 
@@ -320,7 +353,7 @@ def test_the_one_eval_reads_annotations():
         for node in ast.walk(source(PACKAGE / "schema.py"))
         if isinstance(node, ast.Call) and chain(node.func) == "eval"
     ]
-    assert [ast.unparse(call.args[0]) for call in calls] == ["str(item.type)"]
+    assert [ast.unparse(call.args[0]) for call in calls] == ["item.type"]
 
 
 def test_the_check_of_code_sees_every_form():
@@ -380,4 +413,4 @@ def test_a_part_of_a_strategy_is_a_small_file():
                     if isinstance(node, ast.Expr) and id(node.value) in docs:
                         continue
                     lines.add(node.lineno)
-            assert len(lines) <= 60, f"{short(path)}: {len(lines)}"
+            assert len(lines) <= 66, f"{short(path)}: {len(lines)}"

@@ -122,7 +122,7 @@ def test_to_delete_what_is_not_there_is_refused(composer, override):
 def test_to_delete_a_key_leaves_the_default(composer):
     data = composer.compose(["seed=3", "~batch_size", "~evaluation.every"]).data
     assert "batch_size" not in data
-    assert data["evaluation"] == {}
+    assert data["evaluation"] == {"samples": 0, "prune": None, "prune_by": "units"}
     assert check(data).evaluation.every == 1
     gone = composer.compose(["strategy=gradual", "~strategy.policies.gradual"]).data
     assert gone["strategy"]["policies"] == {}

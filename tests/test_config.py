@@ -40,7 +40,7 @@ def refused(*overrides: str) -> str:
         ("strategy.input_rate=1.5", "strategy.input_rate=1.5: out of range"),
         ("strategy.cap=1", "strategy.cap=1: out of range"),
         ("strategy.cap=0.99999999", "strategy.cap=0.99999999: out of range"),  # 1 as a float32
-        ("strategy.where=hiden", "strategy.where=hiden: allowed: auto, nowhere, transition, input, "),
+        ("strategy.where=hiden", "strategy.where=hiden: allowed: auto, nowhere, transition, map, input, "),
         ("strategy.share=[step,bach]", "strategy.share[1]=bach: allowed: auto, batch, step, "),
         ("strategy.noise=bernouli", "strategy.noise.kind=bernouli: there is no such noise"),
         ("strategy.policies.gradul={}", "strategy.policies.gradul=gradul: there is no such policy"),
@@ -56,7 +56,17 @@ def refused(*overrides: str) -> str:
         ("early_stop=0", "early_stop=0: out of range"),
         ("evaluation.every=0", "evaluation.every=0: out of range"),
         ("stack=many", "stack=many: allowed: a whole number or auto"),
-        ("workers=2", "workers=2: out of range"),
+        ("workers=0", "workers=0: out of range"),
+        ("workers=many", "workers=many: allowed: a whole number or auto"),
+        ("scaling=inverse", "scaling=inverse: allowed: inverted, test"),
+        ("control=mena", "control=mena: allowed: none, mean, shuffled; nearest: mean"),
+        ("diagnostics=yess", "diagnostics=yess: allowed: true or false"),
+        ("evaluation.samples=-1", "evaluation.samples=-1: out of range"),
+        ("evaluation.prune=1.5", "evaluation.prune=1.5: out of range; allowed: 0 <= value <= 1"),
+        ("evaluation.prune_by=unit", "evaluation.prune_by=unit: allowed: units, weights; nearest: units"),
+        ("strategy.rates.hidden1=1", "strategy.rates.hidden1=1: out of range; allowed: 0 <= value < 1"),
+        ("strategy.map_rate=1", "strategy.map_rate=1: out of range"),
+        ("model.widen=2", "model.widen=2: allowed: true or false"),
         ("rerun=1", "rerun=1: allowed: true or false"),
         ("model.widths=[0]", "model.widths=[0]: out of range"),
         ("model.kind=mpl", "model.kind=mpl: there is no such model"),
@@ -82,7 +92,8 @@ def test_bad_values_are_told_in_a_line(override, text):
         ("{}epoch=3", "unknown key epoch=3; nearest: epochs"),
         ("{}strategy.rat=0.3", "unknown key strategy.rat=0.3; nearest: strategy.rate"),
         ("{}strategy.dropout=0.3", "unknown key strategy.dropout=0.3; known: strategy.noise, strategy.objective, "),
-        ("{}model.hidden=64", "unknown key model.hidden=64; known: model.widths, "),
+        ("{}model.cell=gru", "unknown key model.cell=gru; known: model.widths, "),
+        ("{}model.hiden=64", "unknown key model.hiden=64; nearest: model.widen"),
         ("{}optimizer.decay.gama=0.3", "unknown key optimizer.decay.gama=0.3; nearest: optimizer.decay.gamma"),
         ("{}evaluation.ever=3", "unknown key evaluation.ever=3; nearest: evaluation.every"),
         ("{}strategy.noise={{kind:gaussian,sigma:1}}", "unknown key strategy.noise.sigma=1"),
@@ -142,6 +153,35 @@ def test_an_objective_of_another_task_is_refused():
     assert "allowed: auto, mean_squared_error" in refused(
         "dataset=adding", "model=lstm", "strategy.objective=cross_entropy"
     )
+
+
+# ---- what does not go together
+
+
+def test_only_a_noise_that_is_divided_by_the_keep_probability_is_scaled_in_evaluation():
+    assert refused("strategy=gaussian", "scaling=test") == (
+        "scaling=test: gaussian noise is not divided by a keep probability; allowed: inverted"
+    )
+    assert config("strategy=standard", "scaling=test").scaling == config("strategy=none", "scaling=test").scaling
+
+
+# ---- presets
+
+
+def test_how_long_a_model_trains_is_said_by_its_preset_unless_the_user_says_it():
+    epochs = {"mlp": 200, "cnn": 25, "lstm": 45, "cnn_residual": 200, "cnn_2014": 200}
+    assert {model: config(f"model={model}").epochs for model in choices("model")} == epochs
+    assert config("model=lstm", "epochs=7").epochs == config("epochs=7", "model=lstm").epochs == 7
+    assert config("experiment=fashion_cnn").epochs == 5
+    assert (config("model=cnn").model.kernel, config("model=cnn").model.dense) == (5, (256,))
+
+
+def test_a_net_that_is_widened_is_the_run_of_the_wider_net():
+    wide = run_of("model.widths=[30,7]", "model.widen=true", "strategy.rate=0.75")
+    assert wide.config.model.widths == (120, 28)
+    assert wide.id == run_of("model.widths=[120,28]", "strategy.rate=0.75").id
+    none = run_of("strategy=none", "model.widths=[30,7]", "model.widen=true")
+    assert none.id == run_of("strategy=none", "model.widths=[30,7]").id
 
 
 # ---- the name of a run
@@ -236,7 +276,11 @@ def test_circumstances_do_not_change_the_name():
         ("strategy.where", "hidden"),
         ("strategy.share", "batch"),
         ("strategy.noise", "gaussian"),
-        ("strategy.policies", {"gradual": {}}),
+        ("strategy.image_rate", 0.1234),
+        ("strategy.map_rate", 0.1234),
+        ("strategy.rates", {"hidden1": 0.1234}),
+        ("strategy.policies", {"gradual": {"until": 0.1234}}),
+        ("strategy.objective", "rdrop"),
         ("strategy.cap", 0.1234),
         ("optimizer.learning_rate", 0.1234),
         ("optimizer.decay", {"shape": "constant", "gamma": 0.1234}),
@@ -246,11 +290,18 @@ def test_circumstances_do_not_change_the_name():
         ("precision", "bfloat16"),
         ("selection", "last"),
         ("early_stop", 1234),
+        ("scaling", "test"),
+        ("control", "mean"),
+        ("diagnostics", True),
         ("evaluation.every", 1234),
+        ("evaluation.samples", 1234),
+        ("evaluation.prune", 0.1234),
+        ("evaluation.prune_by", "weights"),
     ],
 )
 def test_everything_else_does(path, value):
-    data, choice = composed().data, composed().choices
+    base = composed("strategy=gradual")
+    data, choice = base.data, base.choices
     before, after = Run(check(data), choice), Run(check(set_at(data, path.split("."), value)), choice)
     assert digest(meaning(after.config)) != digest(meaning(before.config))
     assert after.group != before.group
@@ -330,3 +381,17 @@ def test_a_config_is_composed_checked_and_named_without_torch():
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=CONF.parent)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [run_of(f"model={model}", "strategy=gradual").id for model in ("mlp", "cnn", "lstm")]
+
+
+def test_what_a_file_of_scores_holds_belongs_to_the_meaning_of_a_run(tmp_path):
+    scores = tmp_path / "scores.json"
+    words = ("strategy=targeted", "strategy.policies.targeted.score=given")
+
+    def id_with(text: str) -> str:
+        scores.write_text(text)
+        data = composed(*words, f"strategy.policies.targeted.file={scores}").data
+        return Run(check(data), {"dataset": "digits", "model": "mlp", "strategy": "targeted"}).id
+
+    first = id_with('{"hidden1": [1, 2]}')
+    assert id_with('{"hidden1": [2, 1]}') != first
+    assert id_with('{"hidden1": [1, 2]}') == first

@@ -11,7 +11,7 @@ from textwrap import dedent
 
 import pytest
 import torch
-from support import MODELS, message
+from support import MODELS, message, scene_at
 
 import dropbench
 from dropbench import parts
@@ -20,14 +20,14 @@ from dropbench.config import Run, check
 from dropbench.data import Dataset
 from dropbench.errors import UserError, nearest
 from dropbench.models import Model
-from dropbench.noise import Noise
+from dropbench.noise import Noise, Place
 from dropbench.noise.bernoulli import Bernoulli
 from dropbench.objectives import Objective
 from dropbench.optim import Optimizer
 from dropbench.parts import Part, find, names, roots
 from dropbench.policies import Policy
 from dropbench.schema import plain
-from dropbench.spec import Clock, Facts
+from dropbench.spec import Facts
 from dropbench.stack import stacked
 
 PACKAGE = Path(dropbench.__file__).parent
@@ -47,7 +47,7 @@ NOISE = '''
         transition = ("state", ())
         size: float = 2.0
 
-        def perturb(self, draw, rate):
+        def perturb(self, draw, rate, place):
             return Perturbation(draw * 0 + 1, None, draw * 0 + rate * self.size)
 
         def realised(self, perturbation):
@@ -65,7 +65,7 @@ POLICY = '''
         """A constant share."""
         share: Share = 0.5
 
-        def factor(self, site, clock, state, facts):
+        def factor(self, site, state, scene):
             return vector(self.share)
 '''
 YAML = """
@@ -122,16 +122,19 @@ def test_every_part_is_a_file_of_its_folder(base):
                 assert name not in names(other)
 
 
-def test_the_parts_that_the_first_issue_asks_for():
-    assert {"bernoulli", "gaussian"} <= set(names(Noise))
-    assert {"gradual"} <= set(names(Policy))
-    assert {"cross_entropy", "mean_squared_error"} <= set(names(Objective))
+def test_the_parts_of_the_bench():
+    noises = {"alpha", "bernoulli", "concrete", "dropblock", "gaussian", "sparse", "standout", "variational", "zoneout"}
+    objectives = {"cross_entropy", "mean_squared_error", "rdrop", "multi_sample", "fraternal", "expectation_linear"}
+    assert noises <= set(names(Noise))
+    assert {"gradual", "gap", "difficulty", "complexity", "targeted", "layerwise"} <= set(names(Policy))
+    assert objectives <= set(names(Objective))
     assert {"mlp", "cnn", "lstm"} <= set(names(Model))
 
 
 def test_files_without_a_part_are_no_parts():
     assert not {"layers", "moments", "recurrent"} & set(names(Model))
     assert not {"schedules", "constraints"} & set(names(Optimizer))
+    assert not {"splits", "figures", "fetch"} & set(names(Dataset))
     for name in ("layers", "__init__", "", "../mlp", "mlp.MLP", "MLP", "mlp ", "mlp\n", "os"):
         with pytest.raises(UserError, match="there is no such model"):
             find(Model, name, "model.kind")
@@ -141,7 +144,7 @@ def test_an_unknown_name_is_told_with_the_nearest():
     with pytest.raises(UserError) as error:
         find(Noise, "bernouli", "strategy.noise")
     assert message(error) == (
-        "strategy.noise=bernouli: there is no such noise; known: bernoulli, gaussian; nearest: bernoulli"
+        f"strategy.noise=bernouli: there is no such noise; known: {', '.join(names(Noise))}; nearest: bernoulli"
     )
 
 
@@ -197,12 +200,13 @@ def test_an_extension_brings_a_strategy_that_works(package):
     assert check(plain(config)) == config
     assert Run(config, composed.choices).id.startswith("digits-mlp-shifted-r0.4-s0-")
     facts = Facts("image", (1, 8, 8), "classification", 10)
-    placements = config.strategy.place(config.model.sites(facts))
+    placements = config.strategy.place(config.model.sites(facts), facts)
     assert list(placements) == ["hidden1", "hidden2"]
     strategy = stacked([config.strategy])
-    rate = strategy.rate_at(placements["hidden1"].site, Clock(0, 1, 0, 1), {"halving": {}}, {})
+    site, scene = placements["hidden1"].site, scene_at()
+    rate = strategy.rate_at(site, {"halving": {}}, scene)
     assert rate.tolist() == pytest.approx([0.1])
-    perturbation = strategy.noise.perturb(torch.rand(1, 3, 2), rate.view(1, 1, 1))
+    perturbation = strategy.noise.perturb(torch.rand(1, 3, 2), rate.view(1, 1, 1), Place(site, scene))
     assert strategy.noise.realised(perturbation).tolist() == pytest.approx([0.1])
 
 

@@ -12,17 +12,22 @@ import torch
 from support import MODELS, TINY, MemorySink, config, data_of
 from torch import Tensor
 
-from dropbench import runner
+from dropbench import nets, runner
+from dropbench.acting import StepNoise
 from dropbench.config import Config
 from dropbench.data import Data, Split
+from dropbench.data.figures import with_figures
 from dropbench.errors import UserError
-from dropbench.evaluation import evaluate, gaussian_nll
+from dropbench.evaluation import Examples, evaluate, gaussian_nll
+from dropbench.models import Parameter
+from dropbench.noise import Noise, Perturbation, Place
+from dropbench.noise.bernoulli import Bernoulli
 from dropbench.objectives.cross_entropy import CrossEntropy
-from dropbench.policies import Policy
+from dropbench.policies import Policy, along
+from dropbench.policies.gradual import Gradual
 from dropbench.runner import Interrupted, Trainer, device_of
 from dropbench.runs.checkpoint import Checkpoint
-from dropbench.spec import Clock, Signals, Site
-from dropbench.strategy import StepNoise
+from dropbench.spec import PerRun, Scene, Signals, Site, vector
 
 CPU = torch.device("cpu")
 NETS = ("mlp", "cnn", "lstm")
@@ -93,10 +98,10 @@ class Watch:
         self.batches: list[Tensor] = []
         bind, gather = StepNoise.perturbation, Split.gather
 
-        def perturbation(noise: StepNoise, site: str, shape: tuple[int, ...]) -> Any:
-            found = bind(noise, site, shape)
+        def perturbation(noise: StepNoise, site: str, shape: tuple[int, ...], drive: Tensor | None = None) -> Any:
+            found = bind(noise, site, shape, drive)
             if found is not None:
-                self.masks[noise.clock.step, site] = found.scale.clone()
+                self.masks[noise.scene.clock.step, site] = found.scale.clone()
             return found
 
         def gathered(split: Split, index: Tensor) -> Any:
@@ -346,7 +351,7 @@ def test_the_lower_loss_selects_among_equal_errors(monkeypatch):
     def forward_is_train(split: Split) -> bool:
         return not torch.equal(split.inputs, validation)
 
-    monkeypatch.setattr(runner, "evaluate", measured)
+    monkeypatch.setattr(nets, "evaluate", measured)
     sink = run([each])
     assert [record["selected"] for record in sink.records[0]] == [True, True, True, False, False, True]
     assert sink.results[0]["selection"]["epoch"] == 6
@@ -465,7 +470,7 @@ class Spied(Split):
 
 def spied(each: Config, sink: MemorySink) -> Data:
     data = data_of(each.dataset)
-    return replace(data, test=Spied(data.test.head(30), sink))
+    return replace(data, test=Spied(data.test.part(0, 30), sink))
 
 
 @pytest.mark.parametrize("rule", ["validation_best", "last"])
@@ -505,8 +510,8 @@ def test_the_figures_of_a_result_are_those_of_the_selected_weights():
     data = data_of(each.dataset)
     net = selected(sink)
 
-    def forward(inputs: Tensor) -> Tensor:
-        value = inputs.flatten(2)
+    def forward(batch: Examples) -> Tensor:
+        value = batch.inputs.flatten(2)
         for layer in ("hidden1", "hidden2"):
             value = (value @ net[f"{layer}.weight"] + net[f"{layer}.bias"]).relu()
         return value @ net["output.weight"] + net["output.bias"]
@@ -569,7 +574,7 @@ def test_a_first_step_by_hand():
     data = data_of(each.dataset)
     trainer = Trainer([each], data, CPU, MemorySink(1))
     params = {name: value[0].detach().clone().requires_grad_() for name, value in trainer.state.params.items()}
-    index = trainer.streams.permutation("order", 0, "train", 48)[0, :16]
+    index = trainer.nets.streams.permutation("order", 0, "train", 48)[0, :16]
     value = data.train.inputs[index].flatten(1)
     for layer in ("hidden1", "hidden2"):
         value = (value @ params[f"{layer}.weight"] + params[f"{layer}.bias"]).relu()
@@ -627,20 +632,36 @@ def test_an_answer_a_step():
     assert sink.records[0][-1]["training_loss"] < sink.records[0][0]["training_loss"]
 
 
-# ---- parts that are still to come, and need no change here
+def test_what_stands_behind_the_end_of_a_sequence_neither_trains_nor_counts():
+    each = config("dataset=temporal_order", *SHORT, "dataset.length=20", "dataset.shortest=10", "strategy=standard")
+    data = data_of(each.dataset)
+    assert data.facts.shortest == 10
+
+    def padded(split: Split) -> Split:
+        behind = torch.arange(20).expand(len(split), 20) >= split.facts["steps"].unsqueeze(1)
+        assert behind.any()
+        return replace(split, inputs=torch.where(behind.unsqueeze(2), 7.0, split.inputs))
+
+    other = replace(data, **{name: padded(getattr(data, name)) for name in ("train", "validation", "test")})
+    one, two = run([each], data), run([each], other)
+    assert one.records == two.records
+    assert one.results == two.results
+
+
+# ---- what objectives ask for
 
 
 @dataclass(frozen=True)
 class Twice(CrossEntropy):
     copies: ClassVar[int] = 2
 
-    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+    def terms(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
         runs, copies, batch, classes = outputs.shape
         assert (copies, classes) == (2, 10)
         assert targets.shape == (runs, batch)
         apart = (outputs[:, 0] - outputs[:, 1]).abs().flatten(1).amax(1)
         self.seen.append((apart > 1e-4).tolist())
-        return super().loss(outputs, targets)
+        return super().terms(outputs, targets)
 
     seen: ClassVar[list[list[bool]]] = []
 
@@ -655,6 +676,80 @@ def test_an_objective_may_ask_for_two_copies_of_the_batch_with_noise_of_their_ow
         assert math.isfinite(sink.results[0]["test"]["loss"])
 
 
+@pytest.mark.parametrize(
+    ("net", "overrides"),
+    [
+        ("mlp", ("strategy.where=hidden",)),
+        ("cnn", ("model.batch_norm=true",)),
+        ("lstm", ("strategy.where=input",)),
+        ("lstm", ("strategy.where=hidden", "model.layers=2")),
+    ],
+)
+def test_copies_that_are_made_where_they_first_differ_are_copies_of_the_batch(net, overrides):
+    each = tiny("rdrop", net, "selection=last", *overrides)
+    records = []
+    for late in (True, False):
+        sink = MemorySink(1)
+        trainer = Trainer([each], data_of(each.dataset), CPU, sink)
+        assert trainer.nets.late
+        trainer.nets.late = late
+        trainer.run()
+        records.append(sink.records[0])
+    for mine, theirs in zip(*records, strict=True):
+        close(mine, theirs, 1e-3)
+
+
+@pytest.mark.parametrize("where", ["input", "embedding", "hidden", "state"])
+def test_copies_of_sequences_keep_their_lengths(where):
+    each = config(
+        "dataset=temporal_order", *SHORT, "dataset.length=20", "dataset.shortest=10", "model.layers=2",
+        "strategy=rdrop", f"strategy.where={where}",
+    )  # fmt: skip
+    assert math.isfinite(run([each]).results[0]["test"]["loss"])
+
+
+@dataclass(frozen=True)
+class BesideClean(CrossEntropy):
+    clean: ClassVar[bool] = True
+
+    def terms(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        noisy, clean = outputs.unbind(1)
+        self.seen.append((noisy.detach(), clean.detach()))
+        return {"noisy": noisy.square().mean((1, 2)), "clean": clean.square().mean((1, 2))}
+
+    def total(self, terms: dict[str, Tensor]) -> Tensor:
+        return terms["noisy"] + 3 * terms["clean"]
+
+    seen: ClassVar[list[tuple[Tensor, Tensor]]] = []
+
+
+@pytest.mark.parametrize("scaling", ["inverted", "test"])
+def test_an_objective_may_ask_for_a_copy_without_noise(scaling):
+    """The outputs of evaluation: those of no dropout where noise is scaled in training."""
+    seen = {}
+    for strategy in ("standard", "none"):
+        each = tiny(strategy, "mlp", f"scaling={scaling}")
+        each = replace(each, strategy=replace(each.strategy, objective=BesideClean()))
+        BesideClean.seen.clear()
+        run([each], stop_after=1)
+        ((noisy, clean),) = BesideClean.seen
+        seen[strategy] = clean
+        assert torch.equal(noisy, clean) == (strategy == "none")
+    assert torch.allclose(seen["standard"], seen["none"]) == (scaling == "inverted")
+
+
+def test_the_terms_of_an_objective_are_recorded_one_by_one():
+    each = tiny("standard", "mlp")
+    each = replace(each, strategy=replace(each.strategy, objective=BesideClean()))
+    for record in run([each]).records[0]:  # every step of so short an epoch is watched
+        terms = record["terms"]
+        assert terms.keys() == {"noisy", "clean"}
+        assert record["training_loss"] == pytest.approx(terms["noisy"] + 3 * terms["clean"], rel=1e-5)
+
+
+# ---- what policies ask for
+
+
 @dataclass(frozen=True)
 class Listener(Policy):
     """The rate follows the training loss."""
@@ -662,39 +757,43 @@ class Listener(Policy):
     needs: ClassVar[frozenset[str]] = frozenset({"train_loss"})
     told: ClassVar[list[Signals]] = []
 
-    def factor(self, site: Site, clock: Clock, state: Mapping[str, Tensor], facts: Mapping[str, Tensor]) -> Tensor:
+    def factor(self, site: Site, state: Mapping[str, Tensor], scene: Scene) -> Tensor:
         return state["level"]
 
-    def init(self, runs: int) -> dict[str, Tensor]:
+    def init(self, runs: int, sites: Sequence[Site]) -> dict[str, Tensor]:
         return {"level": torch.ones(runs)}
 
     def update(self, state: Mapping[str, Tensor], signals: Signals) -> dict[str, Tensor]:
         self.told.append(signals)
-        assert signals.train_loss is not None
-        return {"level": state["level"] * signals.train_loss.tanh()}
+        loss = signals.train_loss
+        return dict(state) if loss is None else {"level": state["level"] * loss.tanh()}
 
 
-def listening(*overrides: str) -> Config:
-    each = tiny("standard", "mlp", "epochs=3", *overrides)
-    return replace(each, strategy=replace(each.strategy, policies={"listener": Listener()}))
-
-
-def test_a_policy_gets_the_signals_it_needs_at_the_end_of_every_epoch():
+def listening(*overrides: str, policy: Policy | None = None) -> Config:
     Listener.told.clear()
+    each = tiny("standard", "mlp", "epochs=3", *overrides)
+    return replace(each, strategy=replace(each.strategy, policies={"listener": policy or Listener()}))
+
+
+def test_a_policy_gets_the_signals_it_needs_before_the_first_step_and_at_the_end_of_every_epoch():
     configs = [listening("seed=0"), listening("seed=1")]
     sink = run(configs)
-    assert len(Listener.told) == 3
+    before, *told = Listener.told
+    assert before == Signals()  # nothing has trained
+    assert len(told) == 3
     level = torch.ones(2)
-    for epoch, signals in enumerate(Listener.told):
-        assert signals.held_out_loss is None
+    for epoch, signals in enumerate(told):
+        assert (signals.clean_loss, signals.held_out_loss) == (None, None)
+        assert signals.saliency == signals.conflict == {}
         means = [records[epoch]["training_loss"] for records in sink.records]
         torch.testing.assert_close(signals.train_loss, torch.tensor(means))
         for slot in (0, 1):  # the rate of an epoch is that of its beginning
             assert sink.records[slot][epoch]["sites"]["hidden1"]["rate"] == pytest.approx(0.5 * level[slot].item())
+            assert sink.records[slot][epoch]["signals"] == {"train_loss": pytest.approx(means[slot])}
         level = level * signals.train_loss.tanh()
         for slot in (0, 1):
-            told = sink.records[slot][epoch]["policies"]["listener"]["level"]
-            assert told == pytest.approx(level[slot].item())
+            told_level = sink.records[slot][epoch]["policies"]["listener"]["level"]
+            assert told_level == pytest.approx(level[slot].item())
     assert level[0] != level[1]
 
 
@@ -706,6 +805,150 @@ def test_the_state_of_a_policy_survives_an_interruption():
         after = run(configs, checkpoints=before.checkpoints)
         assert after.results == whole.results
         assert same(weights(after, 1), weights(whole, 1))
+
+
+@dataclass(frozen=True)
+class Auditor(Listener):
+    """Hears everything."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"clean_loss", "held_out_loss", "saliency", "conflict"})
+
+
+def test_the_losses_a_policy_hears_are_those_of_evaluation_on_parts_of_the_training_set(monkeypatch):
+    watch = Watch(monkeypatch)
+    each = listening("dataset.train_size=60", policy=Auditor())
+    data = data_of(each.dataset)
+    trainer = Trainer([each], data, CPU, MemorySink(1))
+    held_out, rest = trainer.held_out, trainer.data.train
+    assert len(held_out) == 15  # a quarter of so few
+    parts = [{tuple(row.tolist()) for row in split.inputs.flatten(1)} for split in (held_out, rest, data.train)]
+    assert parts[0] | parts[1] == parts[2]  # what is held out was to train,
+    assert not parts[0] & parts[1]  # and does not
+    trainer.run()
+    assert all(int(index.max()) < 45 for index in watch.take()[1])
+    assert len(Auditor.told) == 4
+    heard = Auditor.told[-1]
+    net = {name: tensor.detach() for name, tensor in trainer.state.params.items()}
+
+    def forward(batch: Examples) -> Tensor:
+        value = batch.inputs.flatten(2)
+        for layer in ("hidden1", "hidden2"):
+            value = (value @ net[f"{layer}.weight"] + net[f"{layer}.bias"]).relu()
+        return value @ net["output.weight"] + net["output.bias"]
+
+    for split, loss in ((held_out, heard.held_out_loss), (rest.part(0, 15), heard.clean_loss)):
+        assert loss.tolist() == pytest.approx(evaluate(forward, split, data.facts, 1)["loss"], rel=1e-5)
+    shapes = {name: tuple(score.shape) for name, score in heard.saliency.items()}
+    assert shapes == {"input": (1, 64), "hidden1": (1, 7), "hidden2": (1, 6)}
+    assert all(((score >= 0) & (score <= 1)).all() for score in heard.conflict.values())
+
+
+def test_a_run_without_such_a_policy_holds_nothing_out():
+    each = tiny("standard", "mlp")
+    assert Trainer([each], data_of(each.dataset), CPU, MemorySink(1)).held_out is None
+
+
+@dataclass(frozen=True)
+class ByExample(Policy):
+    """A rate for every example, by the compressed size."""
+
+    figures: ClassVar[frozenset[str]] = frozenset({"compressed"})
+    seen: ClassVar[list[Tensor]] = []
+
+    def factor(self, site: Site, state: Mapping[str, Tensor], scene: Scene) -> Tensor:
+        self.seen.append(scene.facts["compressed"])
+        return along(site, scene.facts["compressed"], "batch")
+
+
+def test_figures_of_examples_reach_a_policy_with_every_copy_of_the_batch(monkeypatch):
+    watch = Watch(monkeypatch)
+    each = tiny("standard", "mlp")
+    strategy = replace(each.strategy, objective=Twice(), policies={"example": ByExample()})
+    each = replace(each, strategy=strategy)
+    ByExample.seen.clear()
+    run([each, replace(each, seed=1)], stop_after=1)
+    masks, (index,) = watch.take()
+    figures = with_figures(data_of(each.dataset), {"compressed"}).train.facts["compressed"]
+    assert 0 == figures.min() < figures.max() == 1
+    assert torch.equal(ByExample.seen[0], figures[index].repeat(1, 2))
+    scale = masks[0, "hidden1"]
+    largest = (1 / (1 - 0.5 * figures[index])).repeat(1, 2)
+    torch.testing.assert_close(scale.amax(2), largest)
+
+
+# ---- what noises ask for
+
+
+@dataclass(frozen=True)
+class Learning(Bernoulli):
+    """A rate that is learned through the penalty alone, towards a level."""
+
+    level: PerRun = 0.25
+
+    def learned(self, site: Site) -> tuple[Parameter, ...]:
+        return (Parameter("more", (), "ones"),)
+
+    def effective(self, rate: Tensor, place: Place) -> Tensor:
+        return rate * place.learned["more"].view(-1, *(1 for _ in rate.shape[1:]))
+
+    def perturb(self, draw: Tensor, rate: Tensor, place: Place) -> Perturbation:
+        return super().perturb(draw, rate.detach(), place)
+
+    def penalty(self, rate: Tensor, place: Place) -> Tensor:
+        return 10 * (rate.flatten(1).mean(1) - vector(self.level)).square()
+
+
+def test_what_a_noise_learns_is_trained_selected_saved_and_recorded():
+    each = tiny("standard", "mlp", "epochs=3", "optimizer=sgd", "optimizer.momentum=0", "strategy.input_rate=0.5")
+    configs = [
+        replace(each, strategy=replace(each.strategy, noise=Learning(level=level)), seed=seed)
+        for seed, level in enumerate((0.25, 0.75))
+    ]
+    whole = run(configs)
+    for slot, level in enumerate((0.25, 0.75)):
+        sites = [record["sites"]["hidden1"]["rate"] for record in whole.records[slot]]
+        distances = [abs(rate - level) for rate in sites]
+        assert distances == sorted(distances, reverse=True)  # it comes nearer
+        assert distances[-1] < 0.15
+        assert {f"params/noise.{site}.more" for site in ("input", "hidden1", "hidden2")} <= weights(whole, slot).keys()
+        terms = [record["terms"] for record in whole.records[slot]]
+        assert terms[-1]["penalty"] < terms[0]["penalty"]
+        for record in whole.records[slot]:
+            assert record["training_loss"] == pytest.approx(sum(record["terms"].values()), rel=1e-5)
+    assert whole.results[0]["parameters"] == 64 * 7 + 7 + 7 * 6 + 6 + 6 * 10 + 10 + 3
+    saved = run(configs, stop_after=5).checkpoints
+    assert run(configs, checkpoints=saved).results == whole.results
+
+
+@dataclass(frozen=True)
+class Halving(Noise):
+    """Multiplies by 1 - rate, in training and in evaluation: nothing is random, the rate is seen in every figure."""
+
+    draw: ClassVar[str] = "bits"
+    kinds: ClassVar[frozenset[str]] = frozenset({"hidden"})
+
+    def perturb(self, draw: Tensor, rate: Tensor, place: Place) -> Perturbation:
+        return Perturbation(1 - rate)
+
+    def expect(self, rate: Tensor, place: Place) -> Perturbation:
+        return Perturbation(1 - rate)
+
+    def realised(self, perturbation: Perturbation) -> Tensor:
+        return 1 - perturbation.scale.flatten(1).mean(1)
+
+
+@pytest.mark.parametrize("policy", [Gradual(until=1.0), Listener()], ids=lambda policy: policy.kind())
+def test_a_result_is_measured_with_the_rates_of_the_selected_epoch(policy):
+    each = tiny("standard", "mlp", "optimizer=sgd", "optimizer.learning_rate=0.8", "epochs=12", "seed=8")
+    strategy = replace(each.strategy, noise=Halving(), where=("hidden",), policies={"moving": policy})
+    configs = [replace(each, strategy=strategy), replace(each, strategy=strategy, seed=9)]
+    sink = run(configs)
+    for records, result in zip(sink.records, sink.results, strict=True):
+        epoch = result["selection"]["epoch"]
+        assert epoch < 12
+        assert result["validation"] == records[epoch - 1]["validation"]
+    saved = run(configs, stop_after=35).checkpoints  # long after those epochs
+    assert run(configs, checkpoints=saved).results == sink.results
 
 
 # ---- devices

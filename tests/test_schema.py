@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Annotated, Literal
@@ -12,12 +13,13 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from support import CONF, choices, composed, config, message, set_at
 
-from dropbench.config import check
+from dropbench.config import Config, Evaluation, check
 from dropbench.errors import UserError
+from dropbench.models import Model
 from dropbench.noise import Noise
 from dropbench.noise.bernoulli import Bernoulli
 from dropbench.noise.gaussian import Gaussian
-from dropbench.parts import Part
+from dropbench.parts import Part, names
 from dropbench.policies import Policy
 from dropbench.policies.gradual import Gradual
 from dropbench.schema import build, plain
@@ -143,7 +145,7 @@ def test_a_mapping_is_needed(value):
         ("bound", "x", "bound=x: allowed: a finite number or null"),
         ("size", 10, "size=10: out of range; allowed: 1 <= value <= 9"),
         ("size", "aut", "size=aut: allowed: a whole number or auto"),
-        ("noise", "gausian", "noise.kind=gausian: there is no such noise; known: bernoulli, gaussian"),
+        ("noise", "gausian", "noise.kind=gausian: there is no such noise; known: alpha, bernoulli, "),
         ("noise", {}, "missing key noise.kind"),
         ("noise", 3, "noise=3: allowed: the name of a noise, or a mapping with its kind"),
         ("noise", None, "noise=null: allowed: the name of a noise"),
@@ -296,7 +298,7 @@ def test_the_yamls_are_found():
     assert {folder.name for folder in CONF.iterdir() if folder.is_dir()} <= {*GROUPS, "experiment"}
 
 
-@pytest.mark.parametrize(("group", "name"), YAMLS, ids="/".join)
+@pytest.mark.parametrize(("group", "name"), YAMLS, ids="-".join)
 def test_every_yaml_survives_the_round_trip(group, name):
     checked = config(f"{group}={name}")
     again = plain(checked)
@@ -305,29 +307,67 @@ def test_every_yaml_survives_the_round_trip(group, name):
     assert check(yaml.safe_load(yaml.safe_dump(again))) == checked  # nothing but what YAML can say
 
 
-@pytest.mark.parametrize(("group", "name"), YAMLS, ids="/".join)
-def test_every_yaml_writes_out_every_key(group, name):
+def written(group: str, name: str) -> tuple[list[str], dict[str, object]]:
+    """The comments at the head of a YAML, and what it says of its group."""
     text = (CONF / group / f"{name}.yaml").read_text(encoding="utf-8")
-    assert text.startswith("# "), "the first line says what it is"
-    compare_keys(yaml.safe_load(text), getattr(config(f"{group}={name}"), group), f"{group}={name}")
+    lines = iter(text.splitlines())
+    comments = [line.removeprefix("# ") for line in iter(lambda: next(lines, ""), "") if line.startswith("# ")]
+    node = yaml.safe_load(text)
+    return [line for line in comments if not line.startswith("@package")], node.get(group, node)
 
 
-def compare_keys(node: dict[str, object], part: object, where: str) -> None:
+@pytest.mark.parametrize(("group", "name"), YAMLS, ids="-".join)
+def test_every_yaml_says_what_it_is(group, name):
+    comments, _ = written(group, name)
+    assert comments
+    assert not re.match(r"formula:|source:", comments[0])
+    if group == "strategy":
+        assert re.match(r"formula: .+", comments[1])
+        assert re.match(r"source: .+", comments[2])
+
+
+def test_no_two_yamls_of_a_group_say_that_they_are_the_same():
+    for group in GROUPS:
+        said = [written(group, name)[0][0] for name in choices(group)]
+        assert len(set(said)) == len(said)
+
+
+#: A strategy writes out what it chooses, and a further preset of a model what makes it another one.
+WHOLE_YAMLS = [(group, name) for group, name in YAMLS if group in ("dataset", "optimizer")] + [
+    ("model", name) for name in choices("model") if name in names(Model)
+]
+
+
+@pytest.mark.parametrize(("group", "name"), WHOLE_YAMLS, ids="-".join)
+def test_the_yaml_of_a_part_writes_out_every_key(group, name):
+    compare_keys(written(group, name)[1], getattr(config(f"{group}={name}"), group), f"{group}={name}")
+
+
+def compare_keys(node: object, part: object, where: str) -> None:
+    assert isinstance(node, dict)
     names = [item.name for item in fields(part)]
-    expected = {*names, "kind"} if isinstance(part, Part) else set(names)
-    if where.count(".") and where.split(".")[-2] == "policies":
-        expected.discard("kind")
-        assert set(node) - {"kind"} == expected, where  # its label is its kind
-    else:
-        assert set(node) == expected, where
+    assert set(node) == ({*names, "kind"} if isinstance(part, Part) else set(names)), where
     for name in names:
         value = getattr(part, name)
         if is_dataclass(value) and fields(value):
             compare_keys(node[name], value, f"{where}.{name}")
-        elif isinstance(value, Mapping):
-            assert set(node[name]) == set(value)
-            for label, item in value.items():
-                compare_keys(node[name][label], item, f"{where}.{name}.{label}")
+
+
+@pytest.mark.parametrize("name", choices("strategy"))
+def test_a_strategy_is_what_its_yaml_says(name):
+    """Every key of the YAML is a key of the strategy, with the value that is written there."""
+    says(written("strategy", name)[1], plain(config(f"strategy={name}"))["strategy"], name)
+
+
+def says(node: object, built: object, where: str) -> None:
+    if isinstance(node, dict):
+        assert isinstance(built, dict), where
+        for key, value in node.items():
+            says(value, built[key], f"{where}.{key}")
+    elif isinstance(built, dict):
+        assert built["kind"] == node, where
+    else:
+        assert built in (node, [node]), where
 
 
 @pytest.mark.parametrize("name", choices("experiment"))
@@ -337,8 +377,6 @@ def test_every_experiment_is_a_config(name):
 
 def test_the_whole_config_is_written_out():
     """conf/config.yaml names every key of a run, none of them hidden in the code."""
-    from dropbench.config import Config
-
     data = composed().data
     assert set(data) == {item.name for item in fields(Config)}
-    assert set(data["evaluation"]) == {"every"}
+    assert set(data["evaluation"]) == {item.name for item in fields(Evaluation)}

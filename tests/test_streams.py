@@ -16,7 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from dropbench.noise import Place
 from dropbench.noise.bernoulli import Bernoulli
+from dropbench.spec import Clock, Scene, Site
 from dropbench.streams import Streams
 
 MASK = 2**64 - 1
@@ -313,7 +315,10 @@ def test_integers_are_in_range_and_uniform(high):
 def test_the_realised_rate_of_a_mask_is_the_asked_one(rate):
     runs, count = 4, 2**20
     noise, asked = Bernoulli(), torch.full((runs, 1), rate)
-    realised = noise.realised(noise.perturb(Streams(tuple(range(runs))).bits("noise", 1, "x", (count,)), asked))
+    streams = Streams(tuple(range(runs)))
+    scene = Scene(Clock(1, 2, 0, 1), {}, {}, 1, "classification", streams)
+    place = Place(Site("x", "hidden", 1.0, ("unit",), count), scene)
+    realised = noise.realised(noise.perturb(streams.bits("noise", 1, "x", (count,)), asked, place))
     assert realised.shape == (runs,)
     spread = math.sqrt(rate * (1 - rate) / count)
     for share in realised.tolist():

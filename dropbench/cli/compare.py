@@ -21,7 +21,7 @@ def run(argv: list[str]) -> int:
     parser.add_argument(
         "--metric",
         metavar="SPLIT.FIGURE",
-        help="what is compared, such as test.nll (default: test.error, or test.rmse)",
+        help="what is compared: test.nll, test_mc.error, test_pruned.error, ... (default: test.error, or test.rmse)",
     )
     options = parser.parse_args(argv)
     print_table(read(options.paths), console(), options.metric)

@@ -11,7 +11,7 @@ from dropbench.cli.parser import Parser
 from dropbench.compare.table import CHOICES, default_metric, figure, tally, title
 from dropbench.errors import UserError, nearest
 from dropbench.runs.files import unsealed
-from dropbench.runs.records import SPLITS, RunRecord, folders, read, read_run
+from dropbench.runs.records import RunRecord, folders, read, read_run
 from dropbench.terminal import Column, clean, console, say, setting, show_table
 
 if TYPE_CHECKING:
@@ -138,14 +138,14 @@ def _show(record: RunRecord, out: Console) -> None:
     text = Text("\n".join(f"{clean(key):{width}}  {clean(value)}" for key, value in facts.items()))
     out.print(Panel.fit(text, title="run") if out.is_terminal else text, soft_wrap=not out.is_terminal)
 
-    names = list(dict.fromkeys(name for split in SPLITS for name in record.figures.get(split, {})))
+    names = list(dict.fromkeys(name for figures in record.figures.values() for name in figures))
     if names:
         _section("figures", out)
         columns = [Column("split"), *(Column(title(name), number=True) for name in names)]
         rows = [
-            [split, *(figure(record.figures[split].get(name), name) for name in names)]
-            for split in SPLITS
-            if record.figures.get(split)
+            [split.replace("_", " "), *(figure(figures.get(name), name) for name in names)]
+            for split, figures in record.figures.items()
+            if figures
         ]
         show_table(columns, rows, out)
     if record.rates:

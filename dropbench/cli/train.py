@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from dropbench.cli.parser import Parser
 from dropbench.errors import UserError
@@ -108,19 +108,35 @@ def _sweep(composer: Composer, overrides: list[str], options: argparse.Namespace
     stacks = local.stacks(planned.todo)
     many = f" in {len(stacks)} stack{'s' if len(stacks) != 1 else ''}" if stacks else ""
     _tell(f"{planned}{many}")
-    for name, reason in local.report.refused.items():
-        _tell(f"refused: {name}: {reason}")
+    told = _refusals(runs, local.report.refused)
+    for line in told:
+        _tell(line)
     if planned.todo and not stacks and not planned.done:
         raise UserError("every run of the sweep was refused, for the reasons above")
-    for number, stack in enumerate(stacks, start=1):
-        _train(local, stack, f"stack {number}/{len(stacks)}, {len(stack)} runs", stop)
+    _train_all(local, stacks, stop)
     report = local.report
+    for line in _refusals(runs, report.refused):
+        if line not in told:
+            _tell(line)
     for warning in report.warnings:
         _tell(f"warning: {warning}")
     print_table([read_run(path) for path in planned.paths if path.name not in report.refused], console())
     for name, reason in report.failed.items():
         _tell(f"failed: {name}: {reason}")
     return 3 if report.failed else 0
+
+
+def _refusals(runs: list[Run], refused: dict[str, str]) -> list[str]:
+    """A line for every combination of choices that was refused, and why; seeds and rates are not told apart."""
+    pairs: dict[tuple[str, str, str, str], int] = {}
+    for run in runs:
+        if run.id in refused:
+            key = (run.choices["dataset"], run.choices["model"], run.choices["strategy"], refused[run.id])
+            pairs[key] = pairs.get(key, 0) + 1
+    return [
+        f"refused: {strategy} on {model}, {dataset} ({count} run{'s' if count > 1 else ''}): {reason}"
+        for (dataset, model, strategy, reason), count in pairs.items()
+    ]
 
 
 def _prepared(
@@ -134,12 +150,36 @@ def _prepared(
         composed = composer.compose(overrides)
         each = Run(check(composed.data), composed.choices)
         runs.append(each)
-        hydra[each.id] = composed.files
+        hydra[each.id] = composed
     for config in {run.config.dataset: run.config for run in runs}.values():
         config.dataset.check(config.data_folder)  # before torch is waited for
     from dropbench.sweep.local import Local
 
     return runs, Local(["dropbench", "train", *argv], hydra, stop.asked, progress=not options.quiet)
+
+
+def _train_all(local: Local, stacks: list[list[Run]], stop: Stop) -> None:
+    """Trains the stacks of a sweep; those that need the records of others come after them."""
+    from dropbench.control import needs_record
+    from dropbench.sweep.workers import train_all, workers_for
+
+    workers = workers_for(stacks)
+    if workers == 1:
+        for number, stack in enumerate(stacks, start=1):
+            _train(local, stack, f"stack {number}/{len(stacks)}, {len(stack)} runs", stop)
+        return
+    stop.training = True
+    later = [needs_record(stack[0].config) for stack in stacks]
+    for phase in (False, True):
+        chosen = [stack for stack, last in zip(stacks, later, strict=True) if last is phase]
+        if chosen and not train_all(local, chosen, min(workers, len(chosen)), stop.asked):
+            _stopped(stop)
+    stop.training = False
+
+
+def _stopped(stop: Stop) -> NoReturn:
+    _tell("interrupted: saved; the same command goes on from here")
+    sys.exit(stop.code)
 
 
 def _train(local: Local, stack: list[Run], label: str, stop: Stop) -> None:
@@ -153,8 +193,7 @@ def _train(local: Local, stack: list[Run], label: str, stop: Stop) -> None:
     finally:
         stop.training = False
     if stop.asked():
-        _tell("interrupted: saved; the same command goes on from here")
-        sys.exit(stop.code)
+        _stopped(stop)
 
 
 def _parser(multirun: bool) -> Parser:

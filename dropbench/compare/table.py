@@ -145,9 +145,10 @@ def compare(records: Iterable[RunRecord], metric: str) -> list[Row]:
 
 
 def partner(metric: str) -> str:
-    """The figure shown beside: that of the validation part, or for this that of the test set."""
+    """The figure shown beside: that of the validation part, or for this that of the test set; measured the same way."""
     split, _, figure = metric.partition(".")
-    return f"{'test' if split == 'validation' else 'validation'}.{figure}"
+    name, mark, way = split.partition("_")
+    return f"{'test' if name == 'validation' else 'validation'}{mark}{way}.{figure}"
 
 
 def figure(value: float | None, name: str) -> str:
@@ -202,9 +203,9 @@ def _show(rows: list[Row], metric: str, out: Console) -> list[str]:
         Column("optimizer", drop=1 if len(optimizers) == 1 else 0),
         Column("rate", number=True),
         Column("n", number=True),
-        Column(f"{split}\n{title(name)}", number=True),
+        Column(f"{split.replace('_', ' ')}\n{title(name)}", number=True),
         Column("sd", number=True),
-        Column(f"{beside}\n{title(name)}", number=True, drop=3),
+        Column(f"{beside.replace('_', ' ')}\n{title(name)}", number=True, drop=3),
         Column("seconds", number=True, drop=2),
         Column("also"),
     ]

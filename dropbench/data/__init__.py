@@ -26,7 +26,7 @@ class Split:
     Args:
         inputs: float32 [N, *shape].
         targets: int64 [N] or [N, steps] (classes, -100 where nothing is asked), or float32 [N, outputs].
-        facts: figures of each example that policies may use, each [N].
+        facts: figures of each example, each [N]: `steps` where sequences differ in length, and what policies ask for.
     """
 
     inputs: Tensor
@@ -41,10 +41,15 @@ class Split:
         facts = {name: figure.to(device) for name, figure in self.facts.items()}
         return Split(self.inputs.to(device), self.targets.to(device), facts)
 
-    def head(self, count: int) -> Split:
-        """The first `count` examples, or all where there are fewer."""
-        facts = {name: figure[:count] for name, figure in self.facts.items()}
-        return Split(self.inputs[:count], self.targets[:count], facts)
+    def part(self, first: int, end: int) -> Split:
+        """Examples `first` to before `end`, or to the last."""
+        facts = {name: figure[first:end] for name, figure in self.facts.items()}
+        return Split(self.inputs[first:end], self.targets[first:end], facts)
+
+    def pick(self, index: Tensor) -> Split:
+        """The examples `index` [n]."""
+        facts = {name: figure[index] for name, figure in self.facts.items()}
+        return Split(self.inputs[index], self.targets[index], facts)
 
     def gather(self, index: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Inputs, targets and facts of the examples `index` [R, batch], each [R, batch, ...]."""

@@ -62,7 +62,7 @@ class CopyMemory(Dataset):
         """Makes the sequences; `data_root` is not used."""
         del data_root
         shape = (self._steps, self.alphabet + 2)
-        facts = Facts("sequence", shape, "classification", self.alphabet + 1, per_step=True)
+        facts = Facts("sequence", shape, "classification", self.alphabet + 1, per_step=True, symbols=True)
         return generate(facts, self._make, (self.train_size, self.validation_size, self.test_size))
 
     def _make(self, streams: Streams, part: str, count: int) -> Split:

@@ -9,6 +9,8 @@ from dropbench.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from dropbench.data import Split
+
 
 def stratified(labels: Tensor, name: str) -> Tensor:
     """An order of all examples whose every beginning is stratified: a smaller part is contained in a larger one.
@@ -62,6 +64,34 @@ def divide(labels: Tensor, validation_size: int, train_size: int | None) -> tupl
         return rest, validation
     _check("train_size", train_size, classes, len(rest), f"{whole}, {validation_size} validate")
     return rest[stratified(labels[rest], "train")[:train_size]].sort().values, validation
+
+
+def hold_out(split: Split, share: float) -> tuple[Split, Split]:
+    """Cuts a part of the training set that neither trains nor selects, the same for every run.
+
+    Args:
+        split: the training set.
+        share: of it that is held out, but of small sets up to a quarter or 50 examples, since fewer say too little;
+            stratified by class where an example has one.
+
+    Returns:
+        What is left to train on, and what is held out.
+    """
+    import torch
+
+    from dropbench.streams import Streams
+
+    count = len(split)
+    if split.targets.dim() == 1 and not split.targets.is_floating_point():
+        order = stratified(split.targets.cpu(), "held_out")
+    else:
+        order = Streams((0,)).permutation("split", 0, "held_out", count)[0]
+    held = max(1, round(share * count), min(50, count // 4))
+    if held >= count:
+        raise UserError(f"dataset.train_size={count}: too few examples to hold some out, which strategy.policies needs")
+    order = order.to(split.inputs.device)
+    rest, out = torch.sort(order[held:]).values, torch.sort(order[:held]).values
+    return split.pick(rest), split.pick(out)
 
 
 def _check(key: str, value: int, low: int, high: int, why: str) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, Self
 
+from dropbench.errors import UserError
 from dropbench.parts import Part
 
 if TYPE_CHECKING:
@@ -13,8 +15,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from dropbench.acting import NoiseFn
     from dropbench.spec import Facts, Site
-    from dropbench.strategy import NoiseFn
 
 
 @dataclass(frozen=True)
@@ -51,9 +53,14 @@ class Moments(Protocol):
 
 
 class Model(Part):
-    """Abstract: a net as a pure function of its parameters, every tensor with a leading run axis R."""
+    """Abstract: a net as a pure function of its parameters, every tensor with a leading run axis R.
+
+    Fields of every model:
+        widen: whether its widths are those of a net without dropout, to be divided by the keep probability.
+    """
 
     folder = "models"
+    widen: bool
 
     @abstractmethod
     def parameters(self, facts: Facts) -> tuple[Parameter, ...]:
@@ -67,9 +74,22 @@ class Model(Part):
     def sites(self, facts: Facts) -> tuple[Site, ...]:
         """Where noise may act, in the order of the data's way."""
 
+    def widened(self, keep: float, map_keep: float) -> Self:
+        """The model with hidden layers `1 / keep` times as wide, maps `1 / map_keep`, rounded up, for `model.widen`.
+
+        With dropout n units do the work of `keep n`: Srivastava et al., "Dropout", JMLR 2014, appendix A.1.
+        """
+        raise UserError(f"model.widen=true: {self.kind()} has no widths to change")
+
     @abstractmethod
     def apply(
-        self, params: Mapping[str, Tensor], inputs: Tensor, noise: NoiseFn, moments: Moments, facts: Facts
+        self,
+        params: Mapping[str, Tensor],
+        inputs: Tensor,
+        noise: NoiseFn,
+        moments: Moments,
+        facts: Facts,
+        lengths: Tensor | None = None,
     ) -> Tensor:
         """The outputs of R nets.
 
@@ -79,7 +99,13 @@ class Model(Part):
             noise: to be called at every site.
             moments: for normalising layers.
             facts: of the data.
+            lengths: steps of each sequence, int64 [R, batch], where they differ; what follows is padding.
 
         Returns:
             [R, batch, outputs], or [R, batch, steps, outputs] if `facts.per_step`.
         """
+
+
+def wider(widths: tuple[int, ...], keep: float) -> tuple[int, ...]:
+    """`ceil(n / keep)` for each width n."""
+    return tuple(math.ceil(width / keep - 1e-9) for width in widths)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from dropbench.errors import UserError
-from dropbench.models import Model
+from dropbench.models import Model, wider
 from dropbench.models.layers import linear, linear_parameters
 from dropbench.models.recurrent import Cell, recurrent_layer, recurrent_parameters, recurrent_sites
 from dropbench.spec import Range, Site
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from dropbench.acting import NoiseFn
     from dropbench.models import Moments, Parameter
     from dropbench.spec import Facts
-    from dropbench.strategy import NoiseFn
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class LSTM(Model):
         cell: transition.
         bidirectional: whether each layer also walks backwards.
         read: how an image becomes a sequence: its rows, its pixels, or its pixels in one fixed random order.
+        widen: whether `hidden` is that of a net without dropout, to be divided by the keep probability.
 
     Sources: Hochreiter and Schmidhuber, Neural Computation 9 (1997); GRU, Cho et al., EMNLP 2014; permuted pixels,
     Le, Jaitly, Hinton, 2015.
@@ -43,6 +44,11 @@ class LSTM(Model):
     cell: Cell = "lstm"
     bidirectional: bool = False
     read: Literal["rows", "pixels", "permuted_pixels"] = "rows"
+    widen: bool = False
+
+    def widened(self, keep: float, map_keep: float) -> LSTM:
+        """See `Model.widened`."""
+        return replace(self, hidden=wider((self.hidden,), keep)[0], widen=False)
 
     def parameters(self, facts: Facts) -> tuple[Parameter, ...]:
         """See `Model.parameters`."""
@@ -59,29 +65,61 @@ class LSTM(Model):
         return (*declared, *linear_parameters("output", self._width, facts.outputs, hidden=False))
 
     def sites(self, facts: Facts) -> tuple[Site, ...]:
-        """See `Model.sites`: the input, and for each layer its transitions and what goes up from it."""
+        """See `Model.sites`: the input, and for each layer its transitions and what goes up from it.
+
+        One-hot symbols pass two sites: `embedding`, whose units are word types, and `input`.
+        """
         per_step = ("step", "batch", "unit")
-        declared = [Site("input", "input", 0.0, per_step, self._steps(facts)[1])]
+        features, declared = self._steps(facts)[1], []
+        feeds = {
+            layer: tuple(f"{direction}.weight_ih" for direction in self._directions(layer))
+            for layer in range(1, self.layers + 1)
+        }
+        if facts.symbols:
+            declared.append(Site("embedding", "embedding", 0.0, per_step, features, feeds=feeds[1]))
+        declared.append(Site("input", "input", 0.0, per_step, features, feeds=feeds[1]))
         for layer in range(1, self.layers + 1):
             depth = layer / self.layers
             for direction in self._directions(layer):
-                declared += recurrent_sites(direction, self.cell, self.hidden, depth)
-            last = layer == self.layers and not facts.per_step
-            declared.append(Site(f"hidden{layer}", "hidden", depth, per_step[1:] if last else per_step, self._width))
+                declared += recurrent_sites(direction, self.cell, features, self.hidden, depth)
+            features, last = self._width, layer == self.layers and not facts.per_step
+            declared.append(
+                Site(
+                    f"hidden{layer}", "hidden", depth, per_step[1:] if last else per_step, self._width,
+                    weight=f"layer{layer}.weight_hh",
+                    second=f"layer{layer}.reverse.weight_hh" if self.bidirectional else None,
+                    feeds=feeds.get(layer + 1, ("output.weight",)),
+                )
+            )  # fmt: skip
         return tuple(declared)
 
     def apply(
-        self, params: Mapping[str, Tensor], inputs: Tensor, noise: NoiseFn, moments: Moments, facts: Facts
+        self,
+        params: Mapping[str, Tensor],
+        inputs: Tensor,
+        noise: NoiseFn,
+        moments: Moments,
+        facts: Facts,
+        lengths: Tensor | None = None,
     ) -> Tensor:
         """See `Model.apply`."""
         import torch
 
-        value = noise("input", self._sequence(inputs, facts))
+        value = self._sequence(inputs, facts)
+        if facts.symbols:
+            value = noise("embedding", value)
+        value = noise("input", value)
+        lengths = lengths if facts.form == "sequence" else None
         for layer in range(1, self.layers + 1):
+            if lengths is not None:  # noise may have made copies of the batch
+                lengths = lengths.repeat(1, value.shape[2] // lengths.shape[1])
             walked = [
-                recurrent_layer(params, direction, self.cell, value, noise, reverse=index == 1)
+                recurrent_layer(
+                    params, direction, self.cell, value, noise, reverse=index == 1,
+                    lengths=lengths,
+                )
                 for index, direction in enumerate(self._directions(layer))
-            ]
+            ]  # fmt: skip
             if layer == self.layers and not facts.per_step:
                 value = torch.cat([last for _, last in walked], -1)
             else:

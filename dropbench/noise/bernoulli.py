@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dropbench.noise import Noise, Perturbation
+from dropbench.noise import Noise, Perturbation, limits
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from dropbench.noise import Place
 
 
 @dataclass(frozen=True)
@@ -17,23 +19,27 @@ class Bernoulli(Noise):
 
     Formula: `y = x m / (1 - rate)`, `m ~ Bernoulli(1 - rate)`; in evaluation `y = x`.
 
-    Locked, spatial and word dropout, and DropConnect, are this noise with a shared axis or at a weight.
+    Locked, spatial and word dropout, stochastic depth and DropConnect are this noise with a shared axis, at a residual
+    branch, or at a weight.
 
     Source: Srivastava, Hinton, Krizhevsky, Sutskever, Salakhutdinov, JMLR 15 (2014).
     """
 
     draw = "bits"
-    kinds = frozenset({"input", "embedding", "hidden", "state", "candidate", "cell", "recurrent_weight"})
-    transition = ("state", ("step",))  # one mask a sequence on the copy of h (Gal and Ghahramani, 2016)
+    kinds = frozenset(
+        {"input", "embedding", "hidden", "branch", "weight", "state", "candidate", "cell", "recurrent_weight"}
+    )
+    transition = ("state", ("step", "gate"))  # one mask a sequence on the copy of h (Gal and Ghahramani, 2016)
+    rescales = True
 
-    def perturb(self, draw: Tensor, rate: Tensor) -> Perturbation:
+    def perturb(self, draw: Tensor, rate: Tensor, place: Place) -> Perturbation:
         """Keeps an element whose 16-bit word is not below `rate * 2**16`."""
         import torch
 
-        threshold = ((rate * 2**16).round() - 2**15).to(draw.dtype)
+        threshold, kept_scale = limits(rate)
         kept = torch.empty(0, device=draw.device)  # grows by itself; torch.broadcast_shapes would load sympy: 1 s
         torch.ge(draw, threshold, out=kept)  # straight to floats: five times faster than by way of booleans
-        return Perturbation(kept.mul_(1 / (1 - rate)))
+        return Perturbation(kept.mul_(kept_scale))
 
     def realised(self, perturbation: Perturbation) -> Tensor:
         """The share of elements that were dropped."""

@@ -10,6 +10,8 @@ from dropbench.noise import Noise, Perturbation
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from dropbench.noise import Place
+
 
 @dataclass(frozen=True)
 class Gaussian(Noise):
@@ -21,10 +23,10 @@ class Gaussian(Noise):
     """
 
     draw = "normal"
-    kinds = frozenset({"input", "embedding", "hidden", "state", "candidate", "cell", "recurrent_weight"})
-    transition = ("state", ("step",))
+    kinds = frozenset({"input", "embedding", "hidden", "branch", "weight", "state", "candidate", "recurrent_weight"})
+    transition = ("state", ("step", "gate"))
 
-    def perturb(self, draw: Tensor, rate: Tensor) -> Perturbation:
+    def perturb(self, draw: Tensor, rate: Tensor, place: Place) -> Perturbation:
         """Scales by 1 + sigma e."""
         return Perturbation(1 + draw * (rate / (1 - rate)).sqrt())
 

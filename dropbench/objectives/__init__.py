@@ -6,6 +6,7 @@ from abc import abstractmethod
 from typing import TYPE_CHECKING, ClassVar
 
 from dropbench.parts import Part
+from dropbench.spec import PerRun, vector
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -15,21 +16,71 @@ class Objective(Part):
     """Abstract: the loss of every run of a stack.
 
     Class attributes:
-        copies: how often the batch is repeated in one forward pass, each copy with noise of its own.
         tasks: the tasks it can train.
+        clean: whether a last copy of the batch passes without noise.
     """
 
     folder = "objectives"
-    copies: ClassVar[int] = 1
     tasks: ClassVar[frozenset[str]]
+    clean: ClassVar[bool] = False
+
+    @property
+    def copies(self) -> int:
+        """How often the batch is repeated in one forward pass, each copy with noise of its own."""
+        return 1
 
     @abstractmethod
-    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """The mean loss of each run, [R].
+    def terms(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """What the loss is made of, each [R], by the names under which it is recorded.
 
         Args:
             outputs: of the model, [R, copies, batch, classes] or [R, copies, batch, steps, classes] (classification),
-                [R, copies, batch, outputs] (regression).
+                [R, copies, batch, outputs] (regression); with `clean`, one copy more.
             targets: class numbers [R, batch] or [R, batch, steps], -100 where nothing is asked;
                 or reals [R, batch, outputs].
         """
+
+    def total(self, terms: dict[str, Tensor]) -> Tensor:
+        """The loss of each run, [R]: by default the sum of the terms."""
+        return sum(terms.values())  # type: ignore[return-value]
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The loss of each run, [R]; see `terms`."""
+        return self.total(self.terms(outputs, targets))
+
+
+def is_classes(targets: Tensor) -> bool:
+    """Whether targets are class numbers rather than reals."""
+    return not targets.is_floating_point()
+
+
+def plain(outputs: Tensor, targets: Tensor, smoothing: PerRun | None = None) -> Tensor:
+    """The plain loss of each copy, [R, copies]: cross-entropy of class numbers, mean squared error of reals.
+
+    Args:
+        outputs: [R, copies, batch, ...], as for `Objective.terms`.
+        targets: likewise.
+        smoothing: [R], the share of the target that is spread over all classes (Szegedy et al., 2016); None for 0.
+    """
+    if not is_classes(targets):
+        return (outputs.float() - targets.unsqueeze(1)).square().flatten(2).mean(2)
+    index = targets.unsqueeze(1).clamp(min=0).unsqueeze(-1).expand(*outputs.shape[:-1], 1)
+    logs = outputs.float().log_softmax(-1)
+    losses = -logs.gather(-1, index).squeeze(-1)
+    if smoothing is not None:
+        losses = losses + vector(smoothing).view(-1, *(1 for _ in losses.shape[1:])) * (-logs.mean(-1) - losses)
+    return asked_mean(losses, targets)
+
+
+def asked_mean(values: Tensor, targets: Tensor) -> Tensor:
+    """The mean of `values` [R, copies, batch, ...] over what is asked, [R, copies]; -100 stands where nothing is."""
+    asked = (targets != -100).unsqueeze(1)  # one copy axis, broadcast over the copies
+    return (values * asked).flatten(2).sum(2) / asked.flatten(2).sum(2)
+
+
+def distance(one: Tensor, other: Tensor, targets: Tensor) -> Tensor:
+    """The mean square of the difference of two outputs [R, batch, ..., classes] over what is asked, [R]."""
+    squares = (one - other).square()
+    if not is_classes(targets):
+        return squares.flatten(1).mean(1)
+    return asked_mean(squares.mean(-1).unsqueeze(1), targets).squeeze(1)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dropbench.objectives import Objective
+from dropbench.objectives import Objective, plain
+from dropbench.spec import Share
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -15,15 +16,18 @@ if TYPE_CHECKING:
 class CrossEntropy(Objective):
     """Cross-entropy, the mean over what is asked: one answer an example, or one a step.
 
-    Formula: `L = -mean log softmax(z)[y]`, over the targets that are not -100 (padding).
+    Formula: `L = -mean sum_k t_k log softmax(z)_k`, `t_k = (1 - e) [k = y] + e / classes`, e = `label_smoothing`, over
+    the targets that are not -100 (padding).
+
+    Args:
+        label_smoothing: share of the target that is spread over all classes.
+
+    Source of the smoothing: Szegedy, Vanhoucke, Ioffe, Shlens, Wojna, CVPR 2016.
     """
 
+    label_smoothing: Share | None = None
     tasks = frozenset({"classification"})
 
-    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """See `Objective.loss`."""
-        asked = targets.unsqueeze(1) != -100  # one copy axis, broadcast over the copies
-        index = targets.unsqueeze(1).clamp(min=0).unsqueeze(-1).expand(*outputs.shape[:-1], 1)
-        picked = outputs.float().log_softmax(-1).gather(-1, index).squeeze(-1)
-        total = -(picked * asked).flatten(2).sum(2)
-        return (total / asked.flatten(2).sum(2)).mean(1)
+    def terms(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """See `Objective.terms`."""
+        return {"cross_entropy": plain(outputs, targets, self.label_smoothing).mean(1)}

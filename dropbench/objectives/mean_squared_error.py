@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dropbench.objectives import Objective
+from dropbench.objectives import Objective, plain
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,6 +20,6 @@ class MeanSquaredError(Objective):
 
     tasks = frozenset({"regression"})
 
-    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """See `Objective.loss`."""
-        return (outputs.float() - targets.unsqueeze(1)).square().flatten(1).mean(1)
+    def terms(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """See `Objective.terms`."""
+        return {"mean_squared_error": plain(outputs, targets).mean(1)}

@@ -55,7 +55,7 @@ class Decay:
         """The factor of each run now, [R]."""
         import torch
 
-        final, t = vector(self.final), clock.progress
+        final, t = vector(self.final), clock.step / clock.steps
         if self.shape == "step":
             return vector(self.gamma) ** sum(t >= milestone for milestone in self.milestones)
         if self.shape == "exponential":
@@ -99,5 +99,5 @@ def ramped(start: PerRun, end: PerRun, share: PerRun, clock: Clock) -> Tensor:
     import torch
 
     share, end = vector(share), vector(end)
-    passed = torch.where(share > 0, clock.progress / share, 1).clamp(max=1)
+    passed = torch.where(share > 0, clock.step / clock.steps / share, 1).clamp(max=1)
     return torch.lerp(vector(start), end, passed)

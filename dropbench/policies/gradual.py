@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from dropbench.spec import Clock, Site
+    from dropbench.spec import Scene, Site
 
 
 @dataclass(frozen=True)
@@ -46,18 +46,19 @@ class Gradual(Policy):
     after: Share = 0.0
     until: Share = 0.5
     steepness: Annotated[PerRun, Range(0, 1000, open_low=True)] = 10.0
+    timed = True
 
     def __post_init__(self) -> None:
         """Checks the window, as long as it is made of numbers."""
         if isinstance(self.after, float) and isinstance(self.until, float) and self.after >= self.until:
             raise ValueError(f"after={self.after} must be less than until={self.until}")
 
-    def factor(self, site: Site, clock: Clock, state: Mapping[str, Tensor], facts: Mapping[str, Tensor]) -> Tensor:
+    def factor(self, site: Site, state: Mapping[str, Tensor], scene: Scene) -> Tensor:
         """[R], the same at every site."""
         after, until, start, end, steepness = (
             vector(value) for value in (self.after, self.until, self.start, self.end, self.steepness)
         )
-        passed = ((clock.progress - after) / (until - after)).clamp(0, 1)
+        passed = ((scene.clock.progress - after) / (until - after)).clamp(0, 1)
         if self.shape == "linear":
             way = passed
         elif self.shape == "exponential":

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 State = Literal["done", "failed", "running", "interrupted", "unreadable"]
 STATES: tuple[State, ...] = ("done", "failed", "running", "interrupted", "unreadable")
 SPLITS = ("train", "validation", "test")
+#: What is measured of a run: the splits, and where it was asked for the held-out ones again, by the mean of passes with
+#: noise (`mc`) and after the least of the net was cut (`pruned`).
+MEASURED = (*SPLITS, "validation_mc", "test_mc", "validation_pruned", "test_pruned")
 _MARKS = frozenset({"result.json", "config.yaml", "lock"})  # one of them makes a folder a run folder
 _DEPTH = 2  # root / study / run
 _LARGEST = 8 << 20  # a result.json is a few kilobytes
@@ -43,7 +46,8 @@ class RunRecord:
         rate: the highest that the strategy reaches.
         rule: that selected the epoch.
         epoch: that was selected.
-        figures: of each split, finite ones only: `figures["test"]["error"]`.
+        figures: of what is `MEASURED`, finite ones only: `figures["test"]["error"]`; beside the splits those that
+            are there.
         seconds: `total`, `train`.
         rates: of each site, `asked` and `realised`.
         settings: the whole config that gives the run its meaning, by dotted key.
@@ -73,7 +77,7 @@ class RunRecord:
         return self.path.name
 
     def figure(self, name: str) -> float | None:
-        """A figure by its full name, `test.error`."""
+        """A figure by its full name, `test.error` or `test_mc.error`."""
         split, _, figure = name.partition(".")
         return self.figures.get(split, {}).get(figure)
 
@@ -213,7 +217,7 @@ def _parse(folder: Path, data: object) -> RunRecord:
         rate=_number(data.get("rate")),
         rule=_text(selection, "rule"),
         epoch=_whole(selection, "epoch"),
-        figures={split: _numbers(_mapping(data, split)) for split in SPLITS},
+        figures={name: _numbers(_mapping(data, name)) for name in MEASURED if name in data or name in SPLITS},
         seconds=_numbers(_mapping(data, "seconds")),
         rates={site: _numbers(value) for site, value in _mapping(data, "rates").items() if isinstance(value, dict)},
         settings=_mapping(data, "settings"),

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import time
 import traceback
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
 from dropbench import runner, schema
 from dropbench.config import meaning
+from dropbench.control import needs_record, twin
 from dropbench.errors import UserError
 from dropbench.runs.environment import data_hash, describe
 from dropbench.runs.folder import RunFolder, path_of
@@ -21,6 +23,7 @@ from dropbench.stack import capacity, partition
 from dropbench.state import StaleCheckpointError
 
 if TYPE_CHECKING:
+    from dropbench.compose import Composed
     from dropbench.config import Config, Run
     from dropbench.data import Data
     from dropbench.runs.checkpoint import Checkpoint
@@ -48,17 +51,30 @@ class Local:
 
     Args:
         command: what the user typed, for the record.
-        hydra: the texts of `.hydra/` of each run, by id.
+        hydra: what Hydra composed for each run, by id.
         interrupted: whether to save and stop.
         progress: whether to show a bar.
+
+    Attributes:
+        report: how it went.
+        watch: is told, now and then, which share of a stack is done; or None.
     """
 
     def __init__(
-        self, command: Sequence[str], hydra: dict[str, dict[str, str]], interrupted: Callable[[], bool], progress: bool
+        self,
+        command: Sequence[str],
+        hydra: Mapping[str, Composed | None],
+        interrupted: Callable[[], bool],
+        progress: bool,
     ) -> None:
         self.command, self.hydra, self.interrupted, self.progress = list(command), hydra, interrupted, progress
         self.report = Report()
+        self.watch: Callable[[float], None] | None = None
         self._loaded: dict[str, tuple[Data, str]] = {}
+
+    def begin(self, hydra: Mapping[str, Composed | None]) -> None:
+        """Starts a new report, for runs composed like this."""
+        self.hydra, self.report = hydra, Report()
 
     def stacks(self, runs: Sequence[Run]) -> list[list[Run]]:
         """Sorts runs into stacks; those that cannot be trained go to `report.refused`."""
@@ -70,7 +86,10 @@ class Local:
             data, _ = self._data(config)
             try:
                 parameters = config.model.parameters(data.facts)
-                config.strategy.place(config.model.sites(data.facts))
+                sites = config.model.sites(data.facts)
+                config.strategy.place(sites, data.facts)
+                if not needs_record(config):
+                    twin(config, data).strategy.place(sites, data.facts)
             except UserError as refusal:
                 self.report.refused[run.id] = str(refusal)
                 continue
@@ -78,6 +97,7 @@ class Local:
             room.append(capacity(parameters) if config.stack == "auto" else config.stack)
         most = dict(zip((run.id for run in able), room, strict=True))
         whole = partition([run.config for run in able], len(able) or 1)
+        whole.sort(key=lambda group: needs_record(able[group[0]].config))  # after the runs that they control
         found = []
         for group in whole:
             size = min(most[able[index].id] for index in group)
@@ -92,9 +112,15 @@ class Local:
             UserError: a folder is busy, the disk refuses.
         """
         folders: list[RunFolder] = []
+        twins: dict[str, Config] = {}
+        for run in stack:
+            try:
+                twins[run.id] = twin(run.config, self._data(run.config)[0], self._controlled(run))
+            except UserError as refusal:
+                self.report.refused[run.id] = str(refusal)
         try:
             held = []
-            for run in stack:
+            for run in (run for run in stack if run.id in twins):
                 folder = RunFolder.take(path_of(run))
                 folders.append(folder)
                 if run.config.rerun or read_run(folder.path).state != "done":  # another process may have done it
@@ -104,12 +130,14 @@ class Local:
             for item in held:
                 by_step.setdefault(item[2].facts["step"] if item[2] else 0, []).append(item)
             for items in by_step.values():
-                self._train(items, label)
+                self._train(items, twins, label)
         finally:
             for folder in folders:
                 folder.close()
 
-    def _train(self, items: Sequence[tuple[Run, RunFolder, Checkpoint | None]], label: str) -> None:
+    def _train(
+        self, items: Sequence[tuple[Run, RunFolder, Checkpoint | None]], twins: Mapping[str, Config], label: str
+    ) -> None:
         config = items[0][0].config
         device = runner.device_of(config.device)
         data, digest = self._data(config)
@@ -118,13 +146,14 @@ class Local:
             record = {**describe(device), "command": self.command, "data": {"sha256": digest}}
             for slot, (run, folder, _) in enumerate(items):
                 about = {"choices": dict(run.choices), "group": run.group, "stack": {"size": len(items), "slot": slot}}
-                folder.start(run, {**record, **about}, self.hydra.get(run.id, {}))
+                composed = self.hydra.get(run.id)
+                folder.start(run, {**record, **about}, composed.files if composed else {})
         sink = FolderSink([run for run, _, _ in items], [folder for _, folder, _ in items], self, label)
         try:
-            runner.train([run.config for run, _, _ in items], data, device, sink, checkpoints)
+            runner.train([twins[run.id] for run, _, _ in items], data, device, sink, checkpoints)
         except StaleCheckpointError as error:
             self.report.warnings += [f"{folder.path}: {error}; it is trained anew" for _, folder, _ in items]
-            self._train([(run, folder, None) for run, folder, _ in items], label)
+            self._train([(run, folder, None) for run, folder, _ in items], twins, label)
         except (runner.Interrupted, UserError, KeyboardInterrupt):
             raise
         except Exception as error:
@@ -135,6 +164,20 @@ class Local:
                 raise
         finally:
             sink.bar.close()
+
+    def _controlled(self, run: Run) -> dict[str, float] | None:
+        """The mean rate at every site of the run that this one controls, where its twin is made of them.
+
+        Raises:
+            UserError: that run has no result yet.
+        """
+        if not needs_record(run.config):
+            return None
+        path = path_of(replace(run, config=replace(run.config, control="none")))
+        record = read_run(path)
+        if record.state != "done":
+            raise UserError(f"control=mean: needs the result of the run that it controls; train that first: {path}")
+        return {site: figures["asked"] for site, figures in record.rates.items()}
 
     def _data(self, config: Config) -> tuple[Data, str]:
         """The data of a run and their hash; runs with the same data set share them."""
@@ -155,6 +198,7 @@ class FolderSink:
             disable=None if local.progress else True,
         )  # fmt: skip
         self.finished: set[int] = set()
+        self.told = 0.0
 
     def progress(self, step: int, steps: int) -> None:
         """See `Sink`."""
@@ -162,6 +206,9 @@ class FolderSink:
             self.bar.total, self.bar.initial = steps, step - 1
             self.bar.n = step - 1
         self.bar.update()
+        if self.local.watch is not None and time.monotonic() - self.told > 1:
+            self.told = time.monotonic()
+            self.local.watch(step / steps)
 
     def metrics(self, run: int, record: dict[str, Any]) -> None:
         """See `Sink`."""

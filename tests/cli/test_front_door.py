@@ -44,7 +44,9 @@ def raising(error: BaseException) -> Callable[..., int]:
     return run
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["runs", "ls", "--help"], ["list", "models"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["runs", "ls", "--help"], ["list"], ["list", "strategies"]]
+)
 def test_nothing_heavy_is_loaded(arguments: list[str]) -> None:
     script = (
         "import sys\nfrom dropbench.cli import main\n"

@@ -105,6 +105,20 @@ def test_show(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == SHOW
 
 
+def test_show_what_was_measured_again(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    more = {"test_mc": {"error": 1.5, "entropy": 0.25}, "test_pruned": {"error": 8.0}}
+    write(outputs / "main" / "zz", result(0, 2.0) | more)
+    assert main(["runs", "show", "zz"]) == 0
+    assert (
+        "split          loss  error %     nll  entropy\n"
+        "train        0.0100     0.00  0.0100        -\n"
+        "validation   0.0900     2.50  0.0900        -\n"
+        "test         0.0800     2.00  0.1000        -\n"
+        "test mc           -     1.50       -   0.2500\n"
+        "test pruned       -     8.00       -        -\n"
+    ) in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("name", "line"),
     [

@@ -127,11 +127,83 @@ def test_a_run_of_a_sweep_equals_the_run_alone(folder):
 
 def test_a_refused_pair_is_named_and_the_others_are_trained(folder, capsys):
     sweep = ["dataset=temporal_order", "dataset.length=10", "dataset.train_size=64", "dataset.validation_size=32"]
-    size = ["dataset.test_size=32", "epochs=1", "+model.hidden=4"]
-    assert main(["train", "-m", *sweep, *size[:2], "model=mlp,cnn", "model.activation=tanh"]) == 0
-    shown = capsys.readouterr()
-    assert "model.kind=cnn: it needs images" in shown.err
-    assert len(runs(folder)) == 1
+    size = ["dataset.test_size=32", "epochs=1"]
+    assert main(["train", "-m", *sweep, *size, "model=mlp,cnn", "model.activation=tanh", "seed=0,1"]) == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if "refused" in line]
+    (line,) = lines  # for both seeds
+    assert line.startswith("dropbench: refused: standard on cnn, temporal_order (2 runs): model.kind=cnn: it needs im")
+    assert len(runs(folder)) == 2
+
+
+def test_a_sweep_in_which_every_pair_is_refused_is_bad_input(folder, capsys):
+    assert main(["train", "-m", *TINY, "strategy=transition/state,spatial", "strategy.rate=0.1,0.2"]) == 2
+    plan, *refused, last = capsys.readouterr().err.splitlines()
+    assert plan == "4 runs: 0 done, 0 duplicates, 4 to do"
+    assert [line.partition(": strategy.")[0] for line in refused] == [
+        "dropbench: refused: transition/state on mlp, digits (2 runs)",
+        "dropbench: refused: spatial on mlp, digits (2 runs)",
+    ]
+    assert [line.rpartition("nearest: ")[2] for line in refused] == ["model=lstm", "model=cnn"]
+    assert last == "dropbench: every run of the sweep was refused, for the reasons above"
+    assert not runs(folder)
+
+
+def test_monte_carlo_and_pruning_are_recorded_shown_and_compared(folder, capsys):
+    more = ["evaluation.samples=4", "evaluation.prune=0.5"]
+    assert main(["train", *TINY, *more]) == 0
+    shown = capsys.readouterr().out
+    (run,) = runs(folder)
+    result = json.loads((run / "result.json").read_text())
+    for split in ("validation", "test"):
+        assert result[f"{split}_mc"].keys() == {*result[split], "entropy"}
+        assert result[f"{split}_pruned"].keys() == result[split].keys()
+    for way in ("mc", "pruned"):
+        error = result[f"test_{way}"]["error"]
+        (line,) = (line for line in shown.splitlines() if f"test {way} " in line)
+        assert f" error {f'{error:.2f} %':>8} " in line
+        assert main(["compare", f"--metric=test_{way}.error"]) == 0
+        (row,) = (line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("digits"))
+        assert row[6] == f"{error:.2f}"
+    assert main(["train", *TINY]) == 0
+    assert "test mc" not in capsys.readouterr().out
+    assert len(runs(folder)) == 2
+
+
+EPOCHS = {
+    ("model=mlp",): 200,
+    ("model=cnn",): 25,
+    ("model=lstm",): 45,
+    ("model=lstm", "epochs=7"): 7,
+    ("experiment=digits_lstm",): 45,
+    ("experiment=mnist_lstm",): 5,
+    ("experiment=mnist_lstm", "epochs=7"): 7,
+}
+
+
+@pytest.mark.parametrize("overrides", EPOCHS)
+def test_epochs_are_the_models_unless_an_experiment_or_the_user_says_otherwise(capsys, overrides):
+    assert main(["train", "--cfg", "job", *overrides]) == 0
+    shown = yaml.safe_load(capsys.readouterr().out)
+    assert shown["epochs"] == EPOCHS[overrides]
+    assert "kind" in shown["model"]
+
+
+BEYOND = {
+    ("control=mean",): "control=mean: the rates of this strategy do not move",
+    ("control=shuffled", "strategy=gradual"): "control=shuffled: no policy of this strategy chooses elements",
+    ("strategy=alpha", "scaling=test"): "scaling=test: alpha noise is not divided by a keep probability",
+    ("evaluation.prune=1.5",): "evaluation.prune=1.5",
+    ("strategy=gradual", "strategy.policies.gradual.end=0"): "strategy.policies.gradual",
+    ("strategy=layerwise/rates", "+strategy.rates.hiden1=0.1"): "strategy.rates.hiden1: no such site is chosen",
+}
+
+
+@pytest.mark.parametrize("overrides", BEYOND)
+def test_what_has_no_meaning_is_refused_in_one_line(folder, capsys, overrides):
+    assert main(["train", *overrides]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"dropbench: {BEYOND[overrides]}")
+    assert not runs(folder)
 
 
 def test_a_diverged_run_fails_with_its_step_and_the_others_finish(folder, capsys):
@@ -171,7 +243,7 @@ BAD = {
     "precision=float16": ["precision=float16", "nearest: bfloat16"],
     "strategy.where=hiden": ["strategy.where=hiden", "nearest: hidden"],
     "strategy.share=step": ["strategy.share=step", "batch, unit"],
-    "strategy.where=state": ["strategy.where=state", "nowhere"],
+    "strategy.where=state": ["strategy.where=state", "input, weight, hidden", "nearest: model=lstm"],
     "strategy.noise=gausian": ["gausian", "nearest: gaussian"],
     "strategy.objective=mean_squared_error": ["mean_squared_error", "cross_entropy"],
     "extensions=[nosuchpackage]": ["nosuchpackage"],

@@ -30,6 +30,22 @@ def test_every_field(tmp_path: Path) -> None:
     assert record.sizes == {"epochs": 30, "steps": 900, "parameters": 85002, "peak_memory_bytes": 123456789}
 
 
+def test_figures_measured_again_are_read_where_they_are(tmp_path: Path) -> None:
+    plain = read_run(write(tmp_path / "plain", result(0, 2.0)))
+    assert list(plain.figures) == ["train", "validation", "test"]
+    more = {"test_mc": {"error": 1.5, "entropy": 0.25}, "test_pruned": {"error": 8.0}, "test_guessed": {"error": 0.0}}
+    record = read_run(write(tmp_path / "more", result(0, 2.0) | more))
+    assert list(record.figures) == ["train", "validation", "test", "test_mc", "test_pruned"]
+    assert (record.figure("test_mc.error"), record.figure("test_mc.entropy")) == (1.5, 0.25)
+    assert (record.figure("test_pruned.error"), record.figure("validation_mc.error")) == (8.0, None)
+
+
+@pytest.mark.parametrize("value", [None, [], "x", {"error": "low"}, {"error": float("nan")}])
+def test_figures_measured_again_that_are_none(tmp_path: Path, value: object) -> None:
+    record = read_run(write(tmp_path / "run", result() | {"test_mc": value}))
+    assert (record.state, record.figures["test_mc"]) == ("done", {})
+
+
 def test_states(tmp_path: Path) -> None:
     counts = Counter(record.state for record in read([study(tmp_path)]))
     assert counts == {"done": 6, "failed": 1, "interrupted": 1, "unreadable": 1}

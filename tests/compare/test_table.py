@@ -149,6 +149,28 @@ def test_another_figure(tmp_path: Path) -> None:
     assert text.splitlines()[2].split()[6:9] == ["0.0900", "-", "0.1000"]
 
 
+@pytest.mark.parametrize(
+    ("metric", "head", "figures"),
+    [
+        ("test_mc.error", ["test", "mc", "validation", "mc"], ["1.50", "-", "1.75"]),
+        ("validation_mc.error", ["validation", "mc", "test", "mc"], ["1.75", "-", "1.50"]),
+        ("test_mc.entropy", ["test", "mc", "validation", "mc"], ["0.2500", "-", "-"]),
+        ("test_pruned.error", ["test", "pruned", "validation", "pruned"], ["8.00", "-", "-"]),
+    ],
+)
+def test_figures_measured_again(tmp_path: Path, metric: str, head: list[str], figures: list[str]) -> None:
+    more = {
+        "test_mc": {"error": 1.5, "entropy": 0.25},
+        "validation_mc": {"error": 1.75},
+        "test_pruned": {"error": 8.0},
+    }
+    text = printed(records(tmp_path, result(0, 2.0) | more, result(1, 3.0)), metric=metric)
+    lines = text.splitlines()
+    assert lines[0].split() == head
+    assert lines[2].split()[5:9] == ["1", *figures]
+    assert f"1 run done without a finite {metric}, left out of the table" in text
+
+
 def test_an_unknown_figure_is_refused_with_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"--metric=test\.eror: .*; nearest: test\.error$"):
         printed(records(tmp_path, result(0, 2.0)), metric="test.eror")

@@ -1,4 +1,4 @@
-"""Models against the same nets in torch.nn, recurrent transitions against a plain walk, sites against their use."""
+"""Models against the same nets in torch.nn, with the same weights: outputs, gradients, running figures."""
 
 from __future__ import annotations
 
@@ -7,76 +7,36 @@ from typing import Any
 
 import pytest
 import torch
+from nets import (
+    BATCH,
+    COLOUR,
+    IMAGE,
+    PER_STEP,
+    SEQUENCE,
+    VECTOR,
+    Fixed,
+    Recorded,
+    bernoulli,
+    close,
+    config,
+    drawing,
+    generator,
+    loss_of,
+    random_inputs,
+    random_params,
+    strategy_of,
+)
 from torch import Tensor, nn
-from torch.testing import assert_close
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from dropbench.compose import Composer
-from dropbench.config import check
-from dropbench.errors import UserError
+from dropbench.acting import NoiseFn
 from dropbench.models import Model, layers
 from dropbench.models.cnn import CNN
 from dropbench.models.lstm import LSTM
 from dropbench.models.mlp import MLP
 from dropbench.models.moments import BatchMoments, RunningMoments
-from dropbench.models.recurrent import GATES, SITES, recurrent_layer, recurrent_parameters
-from dropbench.noise import Perturbation
-from dropbench.noise.bernoulli import Bernoulli
-from dropbench.objectives.cross_entropy import CrossEntropy
-from dropbench.spec import SITE_KINDS, Clock, Facts
-from dropbench.stack import stacked
-from dropbench.strategy import StepNoise, Strategy
-from dropbench.streams import Streams
-
-IMAGE = Facts("image", (1, 8, 8), "classification", 10)
-COLOUR = Facts("image", (3, 8, 8), "classification", 4)
-VECTOR = Facts("vector", (11,), "classification", 5)
-SEQUENCE = Facts("sequence", (7, 3), "classification", 4)
-PER_STEP = Facts("sequence", (7, 3), "classification", 4, per_step=True)
-EVERYWHERE = tuple(kind for kind in SITE_KINDS if kind != "carry")  # Bernoulli noise has no fallback
-BATCH = 6
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Small tensors on a shared machine: threads only wait for one another."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def close(ours: Tensor, theirs: Tensor) -> None:
-    assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
-
-
-def noise_at(rate: float, model: Model, facts: Facts, seeds: tuple[int, ...] = (3,)) -> StepNoise:
-    """Bernoulli noise of one rate at every site of a model, as the runner binds it."""
-    strategy = Strategy(Bernoulli(), CrossEntropy(), rate=rate, input_rate=rate, where=EVERYWHERE, share=())
-    placements = strategy.place(model.sites(facts))
-    return StepNoise(stacked([strategy] * len(seeds)), placements, Streams(seeds), Clock(0, 9, 0, 3), {}, {})
-
-
-def random_params(model: Model, facts: Facts, runs: int = 1) -> dict[str, Tensor]:
-    """Values for every parameter, nothing left at 0 or 1."""
-    generator = torch.Generator().manual_seed(1)
-    params = {}
-    for item in model.parameters(facts):
-        fan = max(1, torch.Size(item.shape).numel() // max(item.shape)) if len(item.shape) > 1 else 4
-        value = torch.randn(runs, *item.shape, generator=generator) / fan**0.5
-        if item.name.endswith((".variance", ".gain")):
-            value = 0.5 + value.abs()
-        params[item.name] = value.requires_grad_(item.trained)
-    return params
-
-
-def random_inputs(facts: Facts, runs: int = 1, batch: int = BATCH) -> Tensor:
-    return torch.randn(runs, batch, *facts.shape, generator=torch.Generator().manual_seed(2))
-
-
-def loss_of(outputs: Tensor) -> Tensor:
-    """Something every output matters to, differently."""
-    weights = torch.linspace(-1, 1, outputs[0].numel()).view(outputs.shape[1:])
-    return (outputs * weights).sum() + outputs.square().mean()
+from dropbench.objectives import plain
+from dropbench.spec import Facts
 
 
 class Pairs:
@@ -93,7 +53,13 @@ class Pairs:
         self.add(f"{name}.bias", layer.bias)
         return layer
 
+    def conv(self, name: str, layer: nn.Conv2d) -> nn.Conv2d:
+        self.add(f"{name}.weight", layer.weight)
+        self.add(f"{name}.bias", layer.bias)
+        return layer
+
     def norm(self, name: str, layer: Any) -> Any:
+        layer.double()  # it makes new tensors of the running figures
         self.add(f"{name}.gain", layer.weight)
         self.add(f"{name}.offset", layer.bias)
         self.add(f"{name}.mean", layer.running_mean)
@@ -115,7 +81,7 @@ class Pairs:
 
     def check_values(self, params: Mapping[str, Tensor]) -> None:
         for name, theirs, turn in self.found:
-            close(turn(params[name][0]), theirs)
+            close(turn(params[name][0]).double(), theirs)
 
 
 FUNCTIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "gelu": nn.GELU, "selu": nn.SELU}
@@ -130,31 +96,43 @@ def torch_mlp(model: MLP, facts: Facts) -> tuple[nn.Module, Pairs]:
         modules.append(FUNCTIONS[model.activation]())
         width = units
     modules.append(pairs.linear("output", nn.Linear(width, facts.outputs)))
-    return nn.Sequential(*modules), pairs
+    return nn.Sequential(*modules).double(), pairs
+
+
+class Residual(nn.Module):
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, value: Tensor) -> Tensor:
+        return value + self.inner(value)
 
 
 def torch_cnn(model: CNN, facts: Facts) -> tuple[nn.Module, Pairs]:
     pairs, modules = Pairs(), []
     channels, side = facts.shape[0], facts.shape[1]
     assert facts.shape[1] == facts.shape[2]
+
+    def convolution(name: str, inputs: int, outputs: int) -> list[nn.Module]:
+        layer = pairs.conv(name, nn.Conv2d(inputs, outputs, model.kernel, padding="same"))
+        return [layer, pairs.norm(name, nn.BatchNorm2d(outputs))] if model.batch_norm else [layer]
+
+    function = FUNCTIONS[model.activation]
     for block, maps in enumerate(model.maps, start=1):
-        layer = nn.Conv2d(channels, maps, model.kernel, padding="same")
-        pairs.add(f"conv{block}.weight", layer.weight)
-        pairs.add(f"conv{block}.bias", layer.bias)
-        modules.append(layer)
-        if model.batch_norm:
-            modules.append(pairs.norm(f"conv{block}", nn.BatchNorm2d(maps)))
         pool = nn.MaxPool2d(model.pool, model.stride, padding=(model.pool - 1) // 2)
-        modules += [FUNCTIONS[model.activation](), pool]
+        modules += [*convolution(f"conv{block}", channels, maps), pool, function()]
         channels, side = maps, pool(torch.zeros(1, side, side)).shape[-1]
+        for branch in range(1, model.residual + 1):
+            name = f"branch{block}.{branch}"
+            first, second = convolution(f"{name}.a", maps, maps), convolution(f"{name}.b", maps, maps)
+            modules.append(Residual(nn.Sequential(function(), *first, function(), *second)))
     modules.append(nn.Flatten())
     width = channels * side * side
     for layer_number, units in enumerate(model.dense, start=1):
-        modules.append(pairs.linear(f"dense{layer_number}", nn.Linear(width, units)))
-        modules.append(FUNCTIONS[model.activation]())
+        modules += [pairs.linear(f"dense{layer_number}", nn.Linear(width, units)), function()]
         width = units
     modules.append(pairs.linear("output", nn.Linear(width, facts.outputs)))
-    return nn.Sequential(*modules), pairs
+    return nn.Sequential(*modules).double(), pairs
 
 
 class TorchRecurrent(nn.Module):
@@ -167,14 +145,19 @@ class TorchRecurrent(nn.Module):
         self.output = nn.Linear(model.hidden * (1 + model.bidirectional), facts.outputs)
         self.directions, self.per_step = 1 + model.bidirectional, facts.per_step
 
-    def forward(self, sequence: Tensor) -> Tensor:
-        states, last = self.inner(sequence)
+    def forward(self, sequence: Tensor, lengths: Tensor | None = None) -> Tensor:
+        if lengths is None:
+            states, last = self.inner(sequence)
+        else:
+            packed = pack_padded_sequence(sequence, lengths, batch_first=True, enforce_sorted=False)
+            states, last = self.inner(packed)
+            states = pad_packed_sequence(states, batch_first=True, total_length=sequence.shape[1])[0]
         last = last[0] if isinstance(last, tuple) else last
         return self.output(states if self.per_step else torch.cat(list(last[-self.directions :]), -1))
 
 
-def torch_recurrent(model: LSTM, features: int, facts: Facts) -> tuple[nn.Module, Pairs]:
-    net, pairs = TorchRecurrent(model, features, facts), Pairs()
+def torch_recurrent(model: LSTM, features: int, facts: Facts) -> tuple[TorchRecurrent, Pairs]:
+    net, pairs = TorchRecurrent(model, features, facts).double(), Pairs()
     for layer in range(model.layers):
         for suffix, name in ("", ""), ("_reverse", ".reverse"):
             if suffix and not model.bidirectional:
@@ -189,6 +172,12 @@ def torch_recurrent(model: LSTM, features: int, facts: Facts) -> tuple[nn.Module
 Prepare = Callable[[Tensor], Tensor]
 
 
+def no_noise(model: Model, facts: Facts) -> list[NoiseFn]:
+    """Nothing at the sites; then a rate of 0: shared as it goes; then a mask for every element of every site."""
+    shared = bernoulli(0.0, share=("batch", "step", "gate") if isinstance(model, LSTM) else ("batch",))
+    return [Fixed({}), drawing(shared, model, facts), drawing(bernoulli(0.0), model, facts)]
+
+
 def check_equal(
     model: Model, facts: Facts, net: nn.Module, pairs: Pairs, prepare: Prepare = lambda inputs: inputs
 ) -> None:
@@ -196,11 +185,12 @@ def check_equal(
     params = random_params(model, facts)
     pairs.copy(params)
     net.train()
-    for batch in torch.randn(3, 1, BATCH, *facts.shape, generator=torch.Generator().manual_seed(2)):
+    batches = torch.randn(3, 1, BATCH, *facts.shape, generator=generator(2), dtype=torch.float64)
+    for batch, noise in zip(batches, no_noise(model, facts), strict=True):
         for tensor in (*params.values(), *net.parameters()):
             tensor.grad = None
         inputs, theirs_in = batch.clone().requires_grad_(), batch[0].clone().requires_grad_()
-        ours = model.apply(params, inputs, noise_at(0.0, model, facts), BatchMoments(params), facts)
+        ours = model.apply(params, inputs, noise, BatchMoments(params), facts)
         theirs = net(prepare(theirs_in))
         close(ours[0], theirs)
         loss_of(ours).backward()
@@ -209,12 +199,11 @@ def check_equal(
         close(inputs.grad[0], theirs_in.grad)
         pairs.check_values(params)
     net.eval()
+    params = {name: value.detach().double() for name, value in params.items()}
+    pairs.copy(params)
     batch = random_inputs(facts)
-    ours = model.apply(params, batch, noise_at(0.0, model, facts), RunningMoments(params), facts)
+    ours = model.apply(params, batch, Fixed({}), RunningMoments(params), facts)
     close(ours[0], net(prepare(batch[0])))
-
-
-# ---- equal to torch.nn
 
 
 @pytest.mark.parametrize("activation", FUNCTIONS)
@@ -244,12 +233,19 @@ def test_cnn_of_any_depth(maps, dense):
     check_equal(model, IMAGE, *torch_cnn(model, IMAGE))
 
 
-def test_the_cnn_of_the_2014_paper():
-    model = check(Composer().compose(["model=cnn_2014"]).data).model
+@pytest.mark.parametrize("activation", FUNCTIONS)
+@pytest.mark.parametrize("batch_norm", [False, True])
+@pytest.mark.parametrize("residual", [1, 2])
+def test_cnn_with_residual_branches(activation, batch_norm, residual):
+    model = CNN((3, 4), dense=(5,), activation=activation, batch_norm=batch_norm, residual=residual)
+    check_equal(model, COLOUR, *torch_cnn(model, COLOUR))
+
+
+def test_the_cnn_of_the_2014_paper_has_its_sizes():
+    model = config("model=cnn_2014").model
     assert isinstance(model, CNN)
+    assert (model.kernel, model.pool, model.stride) == (5, 3, 2)
     assert (model.maps, model.dense) == ((96, 128, 256), (2048, 2048))
-    facts = Facts("image", (3, 12, 12), "classification", 10)
-    check_equal(model, facts, *torch_cnn(model, facts))
 
 
 RECURRENT = [
@@ -258,10 +254,14 @@ RECURRENT = [
     for layers in (1, 2)
     for bidirectional in (False, True)
 ]
+recurrent = pytest.mark.parametrize(
+    "model", RECURRENT, ids=lambda model: f"{model.cell}{model.layers}{'both' if model.bidirectional else ''}"
+)
+answers = pytest.mark.parametrize("facts", [SEQUENCE, PER_STEP], ids=["last", "per_step"])
 
 
-@pytest.mark.parametrize("model", RECURRENT, ids=lambda model: f"{model.cell}{model.layers}{model.bidirectional}")
-@pytest.mark.parametrize("facts", [SEQUENCE, PER_STEP], ids=["last", "per_step"])
+@recurrent
+@answers
 def test_recurrent(model, facts):
     check_equal(model, facts, *torch_recurrent(model, 3, facts))
 
@@ -286,11 +286,11 @@ def test_recurrent_on_permuted_pixels_reads_one_order_for_every_run():
     model = LSTM(5, read="permuted_pixels")
     facts = Facts("image", (1, 4, 5), "classification", 4)
     seen = {}
-    ramp = torch.arange(20.0).view(1, 1, 1, 4, 5).expand(3, 2, 1, 4, 5)
+    ramp = torch.arange(20.0, dtype=torch.float64).view(1, 1, 1, 4, 5).expand(3, 2, 1, 4, 5)
     runs = random_params(model, facts, runs=3)
 
     class Look(Fixed):
-        def __call__(self, site: str, value: Tensor, fallback: Tensor | None = None) -> Tensor:
+        def __call__(self, site: str, value: Tensor, drive: Tensor | None = None) -> Tensor:
             seen.setdefault(site, value)
             return value
 
@@ -304,35 +304,124 @@ def test_recurrent_on_permuted_pixels_reads_one_order_for_every_run():
     )
 
 
+# ---- sequences of several lengths
+
+LENGTHS = torch.tensor([4, 7, 1, 5, 7, 2])
+PADDING = torch.arange(7) >= LENGTHS.view(-1, 1)
+
+
+@recurrent
+@answers
+def test_sequences_of_several_lengths_equal_packed_ones(model, facts):
+    params, (net, pairs) = random_params(model, facts), torch_recurrent(model, 3, facts)
+    pairs.copy(params)
+    inputs = random_inputs(facts).requires_grad_()
+    theirs_in = inputs[0].detach().clone().requires_grad_()
+    ours = model.apply(params, inputs, Fixed({}), BatchMoments(params), facts, LENGTHS.view(1, -1))
+    theirs = net(theirs_in, LENGTHS)
+    close(ours[0], theirs)
+    loss_of(ours).backward()
+    loss_of(theirs.unsqueeze(0)).backward()
+    pairs.check_gradients(params)
+    close(inputs.grad[0], theirs_in.grad)
+    assert not inputs.grad[0][PADDING].any()
+    assert (inputs.grad[0][~PADDING].abs().amax(1) > 0).all()
+    if facts.per_step:
+        close(ours[0][PADDING], params["output.bias"][0].expand(int(PADDING.sum()), -1))
+
+
+@recurrent
+@answers
+@pytest.mark.parametrize("rate", [0.0, 0.4])
+def test_padding_neither_trains_nor_counts(model, facts, rate):
+    """Whatever stands in it, losses and gradients keep every bit, with noise at all sites or without."""
+    targets = torch.arange(BATCH).remainder(4).view(1, -1)
+    if facts.per_step:
+        targets = targets.unsqueeze(2).repeat(1, 1, 7).masked_fill(PADDING, -100)
+    results = []
+    for filling in (0.0, 100.0, -1.0):
+        params = random_params(model, facts)
+        inputs = random_inputs(facts).masked_fill(PADDING.unsqueeze(2), filling)
+        noise = drawing(bernoulli(rate), model, facts)
+        outputs = model.apply(params, inputs, noise, BatchMoments(params), facts, LENGTHS.view(1, -1))
+        loss = plain(outputs.unsqueeze(1), targets).sum()
+        gradients = torch.autograd.grad(loss, list(params.values()))
+        results.append((loss.detach(), *gradients))
+    for other in results[1:]:
+        for one, two in zip(results[0], other, strict=True):
+            assert torch.equal(one, two)
+
+
+@recurrent
+@pytest.mark.parametrize("share", [(), ("batch", "gate")], ids=["own", "shared"])
+def test_lengths_that_are_all_the_same_are_no_lengths(model, share):
+    params, inputs = random_params(model, PER_STEP), random_inputs(PER_STEP)
+    noise = drawing(bernoulli(0.4, share=share), model, PER_STEP)
+    results = []
+    for lengths in (None, torch.full((1, BATCH), 7)):
+        outputs = model.apply(params, inputs, noise, BatchMoments(params), PER_STEP, lengths)
+        results.append((outputs, *torch.autograd.grad(loss_of(outputs), list(params.values()))))
+    for one, two in zip(*results, strict=True):
+        close(one, two)
+
+
+# ---- weight drop
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
+def test_weight_drop_is_the_torch_net_run_with_the_masked_matrix(cell, bidirectional):
+    model = LSTM(5, 2, cell, bidirectional)
+    params, (net, pairs) = random_params(model, SEQUENCE), torch_recurrent(model, 3, SEQUENCE)
+    noise = Recorded(drawing(strategy_of("transition/weight"), model, SEQUENCE))
+    ours = model.apply(params, random_inputs(SEQUENCE), noise, BatchMoments(params), SEQUENCE)
+    masks = {
+        site.replace("recurrent_weight", "weight_hh"): action.scale[0, 0] for site, action in noise.actions.items()
+    }
+    assert len(masks) == 2 * (1 + bidirectional)
+    assert all(set(mask.unique().tolist()) == {0.0, 2.0} for mask in masks.values())  # one mask for the whole batch
+    pairs.copy({name: value * masks[name] if name in masks else value for name, value in params.items()})
+    theirs = net(random_inputs(SEQUENCE)[0])
+    close(ours[0], theirs)
+    loss_of(ours).backward()
+    loss_of(theirs.unsqueeze(0)).backward()
+    for name, value, turn in pairs.found:
+        close(params[name].grad[0], turn(value.grad) * masks.get(name, 1.0))
+
+
 # ---- a stack equals its runs alone
 
 BIG = Facts("image", (3, 18, 18), "classification", 4)
-STACKED: list[tuple[Model, Facts]] = [
-    (MLP((9, 7), batch_norm=True), VECTOR),
-    (CNN((4, 5), dense=(6,), batch_norm=True), COLOUR),
-    (CNN((4, 5), dense=(6,)), BIG),
-    (LSTM(5, 2, "lstm", bidirectional=True), PER_STEP),
-    (LSTM(5, 2, "gru"), SEQUENCE),
-    (LSTM(5, 1, "rnn", bidirectional=True), IMAGE),
-]
+STACKED: dict[str, tuple[Model, Facts]] = {
+    "mlp": (MLP((9, 7), batch_norm=True), VECTOR),
+    "cnn_grouped": (CNN((4, 5), dense=(6,), batch_norm=True, residual=1), COLOUR),
+    "cnn_looped": (CNN((4, 5), dense=(6,)), BIG),
+    "lstm": (LSTM(5, 2, "lstm", bidirectional=True), PER_STEP),
+    "lstm_rows": (LSTM(5, 2, "lstm", bidirectional=True), IMAGE),
+    "gru": (LSTM(5, 2, "gru"), SEQUENCE),
+    "rnn_rows": (LSTM(5, 1, "rnn", bidirectional=True), IMAGE),
+}
 
 
-@pytest.mark.parametrize(
-    ("model", "facts"), STACKED, ids=["mlp", "cnn_grouped", "cnn_looped", "lstm", "gru", "rnn_rows"]
-)
-def test_three_in_a_stack_equal_each_alone(model, facts):
-    seeds = (4, 0, 2**64 - 1)
+@pytest.mark.parametrize("shared", [False, True], ids=["own", "shared"])
+@pytest.mark.parametrize(("model", "facts"), STACKED.values(), ids=STACKED)
+def test_three_in_a_stack_equal_each_alone(model, facts, shared):
+    axes = ("batch", "gate") if isinstance(model, LSTM) else ("batch",)
+    seeds, strategy = (4, 0, 2**64 - 1), bernoulli(0.4, share=axes if shared else ())
     params, inputs = random_params(model, facts, runs=3), random_inputs(facts, runs=3)
+    lengths = torch.stack([LENGTHS, LENGTHS.flip(0), LENGTHS.roll(1)]) if facts.form == "sequence" else None
     before = {name: value.detach().clone() for name, value in params.items()}
-    outputs = model.apply(params, inputs, noise_at(0.4, model, facts, seeds), BatchMoments(params), facts)
+    noise = drawing(strategy, model, facts, seeds)
+    outputs = model.apply(params, inputs, noise, BatchMoments(params), facts, lengths)
     sum(loss_of(outputs[run : run + 1]) for run in range(3)).backward()
     for run, seed in enumerate(seeds):
         alone = {
             name: value[run : run + 1].clone().requires_grad_(params[name].requires_grad)
             for name, value in before.items()
         }
-        noise = noise_at(0.4, model, facts, (seed,))
-        single = model.apply(alone, inputs[run : run + 1], noise, BatchMoments(alone), facts)
+        noise = drawing(strategy, model, facts, (seed,))
+        own = None if lengths is None else lengths[run : run + 1]
+        single = model.apply(alone, inputs[run : run + 1], noise, BatchMoments(alone), facts, own)
         close(outputs[run : run + 1], single)
         loss_of(single).backward()
         for name, value in alone.items():
@@ -351,265 +440,9 @@ def test_runs_are_groups_on_small_maps_and_walk_one_by_one_on_large_ones(monkeyp
         return conv2d(*args, **kwargs)
 
     monkeypatch.setattr(nn.functional, "conv2d", counting)
-    params = {"c.weight": torch.randn(3, 4, 2, 3, 3), "c.bias": torch.randn(3, 4)}
-    value = torch.randn(3, 5, 2, side, side)
+    params = {"c.weight": torch.randn(3, 4, 2, 3, 3).double(), "c.bias": torch.randn(3, 4).double()}
+    value = torch.randn(3, 5, 2, side, side).double()
     result = layers.conv(params, "c", value)
     assert called == groups
     for run in range(3):
         close(result[run], conv2d(value[run], params["c.weight"][run], params["c.bias"][run], padding=1))
-
-
-# ---- the transitions of recurrent layers
-
-
-class Fixed:
-    """A `NoiseFn` with given actions."""
-
-    def __init__(self, actions: Mapping[str, Perturbation]) -> None:
-        self.actions = actions
-
-    def __call__(self, site: str, value: Tensor, fallback: Tensor | None = None) -> Tensor:
-        return self.actions[site](value, fallback) if site in self.actions else value
-
-    def perturbation(self, site: str, shape: tuple[int, ...]) -> Perturbation | None:
-        return self.actions.get(site)
-
-
-def parts_of(action: Perturbation) -> tuple[Tensor | None, ...]:
-    return action.scale, action.mix, action.shift
-
-
-def walk(cell: str, params: Mapping[str, Tensor], inputs: Tensor, actions: Mapping[str, Perturbation]) -> list[Tensor]:
-    """The states of one run, written down from the formulas; inputs [steps, batch, features]."""
-    W, U, b, bu = (params[f"layer.{name}"][0] for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))
-
-    def act(site: str, step: int, value: Tensor, old: Tensor | None = None) -> Tensor:
-        action = actions.get(f"layer.{site}")
-        if action is None:
-            return value
-        scale, mix, shift = (None if part is None else part[0, step] for part in parts_of(action))
-        value = value * scale
-        if mix is not None:
-            value = value + old * mix
-        return value if shift is None else value + shift
-
-    weight = actions.get("layer.recurrent_weight")
-    U = U if weight is None else U * weight.scale[0]
-    units = U.shape[0]
-    h = c = torch.zeros(inputs.shape[1], units)
-    states = []
-    for step, x in enumerate(inputs):
-        own, back = x @ W + b, act("state", step, h) @ U + bu
-        if cell == "rnn":
-            h = act("carry_h", step, torch.tanh(own + back), h)
-        elif cell == "gru":
-            r, z = (torch.sigmoid(own[:, at] + back[:, at]) for at in (slice(units), slice(units, 2 * units)))
-            n = torch.tanh(own[:, 2 * units :] + r * back[:, 2 * units :])
-            h = act("carry_h", step, (1 - z) * act("candidate", step, n) + z * h, h)
-        else:
-            i, f, g, o = (own + back).split(units, 1)
-            new = act("cell", step, torch.sigmoid(f) * c + torch.sigmoid(i) * act("candidate", step, torch.tanh(g)))
-            h = act("carry_h", step, torch.sigmoid(o) * torch.tanh(new), h)
-            c = act("carry_c", step, new, c)
-        states.append(h)
-    return states
-
-
-STEPS, HIDDEN = 6, 4
-
-
-def layer_params(cell: str) -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(5)
-    return {
-        item.name: torch.randn(1, *item.shape, generator=generator).div(1.5).requires_grad_()
-        for item in recurrent_parameters("layer", cell, 3, HIDDEN)
-    }
-
-
-def some_action(site: str, kind: str, cell: str) -> Perturbation:
-    """An action that is different in every element and every step."""
-    generator = torch.Generator().manual_seed(6)
-    if kind == "recurrent_weight":
-        return Perturbation(2 * torch.rand(1, HIDDEN, GATES[cell] * HIDDEN, generator=generator))
-    scale, mix, shift = torch.rand(3, 1, STEPS, BATCH, HIDDEN, generator=generator).unbind(0)
-    return Perturbation(2 * scale, mix if kind == "carry" else None, shift if kind in ("state", "cell") else None)
-
-
-@pytest.mark.parametrize(("cell", "site", "kind"), [(cell, *site) for cell, sites in SITES.items() for site in sites])
-def test_each_transition_site_acts_as_the_formula_says(cell, site, kind):
-    inputs = torch.randn(1, STEPS, BATCH, 3, generator=torch.Generator().manual_seed(7))
-    actions = {f"layer.{site}": some_action(site, kind, cell)}
-    ours, theirs = layer_params(cell), layer_params(cell)
-    states, last = recurrent_layer(ours, "layer", cell, inputs, Fixed(actions))
-    expected = torch.stack(walk(cell, theirs, inputs[0], actions))
-    close(states[0], expected)
-    close(last[0], expected[-1])
-    quiet, _ = recurrent_layer(ours, "layer", cell, inputs, Fixed({}))
-    if site == "carry_c":
-        assert (quiet - states)[:, 1:].abs().max() > 1e-2  # what is carried is seen a step later
-    else:
-        assert (quiet - states).abs().max() > 1e-2
-    loss_of(states).backward()
-    loss_of(expected.unsqueeze(0)).backward()
-    for name, value in ours.items():
-        close(value.grad, theirs[name].grad)
-
-
-@pytest.mark.parametrize("cell", SITES)
-def test_all_transition_sites_at_once(cell):
-    inputs = torch.randn(1, STEPS, BATCH, 3, generator=torch.Generator().manual_seed(7))
-    actions = {f"layer.{site}": some_action(site, kind, cell) for site, kind in SITES[cell]}
-    params = layer_params(cell)
-    states, _ = recurrent_layer(params, "layer", cell, inputs, Fixed(actions))
-    close(states[0], torch.stack(walk(cell, params, inputs[0], actions)))
-
-
-@pytest.mark.parametrize("cell", SITES)
-def test_a_reverse_walk_is_a_walk_over_the_mirrored_sequence(cell):
-    inputs = torch.randn(1, STEPS, BATCH, 3, generator=torch.Generator().manual_seed(7))
-    actions = {f"layer.{site}": some_action(site, kind, cell) for site, kind in SITES[cell]}
-    mirrored = {
-        site: action
-        if "weight" in site
-        else Perturbation(*(None if part is None else part.flip(1) for part in parts_of(action)))
-        for site, action in actions.items()
-    }
-    params = layer_params(cell)
-    states, last = recurrent_layer(params, "layer", cell, inputs, Fixed(actions), reverse=True)
-    expected = torch.stack(walk(cell, params, inputs[0].flip(0), mirrored))
-    close(states[0].flip(0), expected)
-    close(last[0], expected[-1])
-
-
-def from_step(step: int) -> Tensor:
-    """1 up to a step, 0 from there, [1, steps, 1, 1]."""
-    return (torch.arange(STEPS) < step).float().view(1, STEPS, 1, 1)
-
-
-@pytest.mark.parametrize("cell", SITES)
-def test_a_carry_that_keeps_everything_freezes_the_state(cell):
-    inputs = torch.randn(1, STEPS, BATCH, 3, generator=torch.Generator().manual_seed(7))
-    keep = Perturbation(from_step(2), 1 - from_step(2))
-    sites = ["carry_h", "carry_c"] if cell == "lstm" else ["carry_h"]
-    states, last = recurrent_layer(
-        layer_params(cell), "layer", cell, inputs, Fixed({f"layer.{site}": keep for site in sites})
-    )
-    assert (states[:, 1] - states[:, 0]).abs().max() > 1e-2
-    for step in range(2, STEPS):
-        assert torch.equal(states[:, step], states[:, 1])
-    assert torch.equal(last, states[:, 1])
-
-
-@pytest.mark.parametrize("cell", SITES)
-def test_masking_the_state_never_touches_the_state_that_is_carried(cell):
-    """The copy of h that enters the product is 0, or far too large; what is carried stays as it was."""
-    inputs = torch.randn(1, STEPS, BATCH, 3, generator=torch.Generator().manual_seed(7))
-    keep = Perturbation(from_step(1), 1 - from_step(1))
-    for factor in (0.0, 20.0):
-        masked = Perturbation(torch.full((1, 1, 1, 1), factor))
-        actions = {"layer.state": masked, "layer.carry_h": keep}
-        states, _ = recurrent_layer(layer_params(cell), "layer", cell, inputs, Fixed(actions))
-        assert states[:, 0].abs().min() > 0
-        for step in range(1, STEPS):
-            assert torch.equal(states[:, step], states[:, 0])
-
-
-def test_the_update_gate_of_a_gru_carries_the_unmasked_state():
-    params = layer_params("gru")
-    with torch.no_grad():
-        params["layer.weight_ih"].zero_()
-        params["layer.weight_ih"][0, 0, HIDDEN : 2 * HIDDEN] = 100.0  # feature 0 opens or shuts the update gate z
-        params["layer.weight_ih"][0, 1, 2 * HIDDEN :] = 1.0
-    inputs = torch.ones(1, STEPS, BATCH, 3)
-    inputs[:, 0, :, 0] = -1.0  # z = 0: h becomes the candidate; afterwards z = 1: h stays
-    masked = Fixed({"layer.state": Perturbation(torch.full((1, 1, 1, 1), 3.0))})
-    states, _ = recurrent_layer(params, "layer", "gru", inputs, masked)
-    assert states[:, 0].abs().min() > 0.01
-    for step in range(1, STEPS):
-        close(states[:, step], states[:, 0])
-
-
-# ---- what a model declares is what it does
-
-
-class Checking:
-    """A `NoiseFn` that holds each call against the declaration."""
-
-    def __init__(self, model: Model, facts: Facts, runs: int, batch: int) -> None:
-        self.sites = {site.name: site for site in model.sites(facts)}
-        self.runs, self.batch, self.steps = runs, batch, {facts.shape[0]} if facts.form == "sequence" else set()
-        self.calls: list[str] = []
-
-    def __call__(self, site: str, value: Tensor, fallback: Tensor | None = None) -> Tensor:
-        self.perturbation(site, tuple(value.shape))
-        return value
-
-    def perturbation(self, site: str, shape: tuple[int, ...]) -> None:
-        assert site in self.sites, f"{site} is not declared"
-        declared = self.sites[site]
-        assert len(shape) == 1 + len(declared.axes)
-        assert shape[0] == self.runs
-        lengths = dict(zip(declared.axes, shape[1:], strict=True))
-        assert lengths["unit"] == declared.units
-        assert lengths.get("batch", self.batch) == self.batch
-        if "step" in lengths:
-            self.steps.add(lengths["step"])
-        self.calls.append(site)
-
-
-CASES: list[tuple[Model, Facts]] = [
-    *((MLP(widths, batch_norm=norm), VECTOR) for widths in ((), (5,), (5, 4, 3)) for norm in (False, True)),
-    (MLP((5,)), COLOUR),
-    *((CNN(maps, dense=dense), COLOUR) for maps in ((), (4,), (4, 5, 6)) for dense in ((), (7, 8))),
-    (CNN((4,), batch_norm=True), IMAGE),
-    *((model, facts) for model in RECURRENT for facts in (SEQUENCE, PER_STEP)),
-    *((LSTM(5, read=read), COLOUR) for read in ("rows", "pixels", "permuted_pixels")),
-]
-
-
-@pytest.mark.parametrize(("model", "facts"), CASES, ids=str)
-def test_sites(model, facts):
-    sites = model.sites(facts)
-    names = [site.name for site in sites]
-    assert len(set(names)) == len(names)
-    depths = [site.depth for site in sites]
-    assert depths == sorted(depths)
-    assert all(0 <= depth <= 1 for depth in depths)
-    assert depths[0] == 0
-    assert len(sites) == 1 or depths[-1] == 1
-    for site in sites:
-        assert site.kind in SITE_KINDS
-        assert len(set(site.axes)) == len(site.axes)
-        assert set(site.axes) <= {"batch", "step", "unit", "row", "column", "source"}
-    params, checking = random_params(model, facts, runs=2), Checking(model, facts, 2, BATCH)
-    outputs = model.apply(params, random_inputs(facts, runs=2), checking, BatchMoments(params), facts)
-    assert checking.calls == names  # each once, in the order of the data's way, and nothing else
-    assert len(checking.steps) <= 1
-    assert outputs.shape == (2, BATCH, *((facts.shape[0],) if facts.per_step else ()), facts.outputs)
-
-
-@pytest.mark.parametrize(("model", "facts"), CASES, ids=str)
-def test_parameters(model, facts):
-    """Names are unique, all are used, and each unit axis is that of a hidden layer's weights."""
-    declared = model.parameters(facts)
-    assert len({item.name for item in declared}) == len(declared)
-    params = random_params(model, facts)
-    outputs = model.apply(params, random_inputs(facts), Fixed({}), BatchMoments(params), facts)
-    trained = [params[item.name] for item in declared if item.trained]
-    assert all(gradient is not None for gradient in torch.autograd.grad(outputs.sum(), trained))
-    for item in declared:
-        is_weight = "weight" in item.name
-        assert item.decays == is_weight
-        assert (item.unit_axis is not None) == (is_weight and not item.name.startswith("output"))
-
-
-@pytest.mark.parametrize(("model", "facts"), [(MLP(), PER_STEP), (CNN(), VECTOR), (CNN(), SEQUENCE), (LSTM(), VECTOR)])
-def test_data_that_a_model_cannot_be_fed_are_refused_with_what_can(model, facts):
-    with pytest.raises(UserError, match=r"^model\.kind=\w+: .*; nearest: ") as error:
-        model.parameters(facts)
-    assert "\n" not in str(error.value)
-
-
-def test_poolings_that_leave_nothing_are_refused():
-    with pytest.raises(UserError, match=r"^model\.maps: nothing is left of 8x8 images after 4 poolings$"):
-        CNN((2, 2, 2, 2)).parameters(IMAGE)

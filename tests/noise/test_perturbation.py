@@ -39,6 +39,14 @@ def test_at_takes_one_step_and_a_shared_axis_serves_all():
     assert bare.scale.shape == (2, 1, 1)
     assert bare.mix is None
     assert bare.shift is None
+    assert bare.readout is None
+
+
+def test_the_factor_of_a_readout_is_picked_with_its_step_and_does_nothing_to_what_is_carried():
+    readout = torch.arange(6.0).view(1, 3, 1, 2)
+    whole = Perturbation(torch.ones(1, 1, 1, 1), readout=readout)
+    assert whole.at(1, 2).readout.tolist() == [[[4, 5]]]
+    assert whole(torch.full((1, 3, 1, 2), 7.0)).unique().tolist() == [7]
 
 
 def test_at_then_call_is_call_then_pick():

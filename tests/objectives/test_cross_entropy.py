@@ -6,9 +6,11 @@ import math
 
 import pytest
 import torch
+from answers import classes, plain
 from torch.nn.functional import cross_entropy
 
 from dropbench.objectives.cross_entropy import CrossEntropy
+from dropbench.stack import stacked
 
 LOSS = CrossEntropy().loss
 
@@ -76,3 +78,51 @@ def test_extreme_outputs_and_low_precision_stay_finite():
     loss = LOSS(torch.zeros(1, 1, 1, 3, dtype=torch.bfloat16), torch.tensor([[1]]))
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(math.log(3))
+
+
+# ---- label smoothing
+
+
+def smoothed(*shares: float) -> CrossEntropy:
+    return stacked([CrossEntropy(label_smoothing=share) for share in shares])
+
+
+def test_label_smoothing_by_hand():
+    # p = (1/2, 1/4, 1/4), y = 1, e = 0.3: the targets are 0.1, 0.8 and 0.1
+    outputs = logits((0.5, 0.25, 0.25))
+    loss = smoothed(0.3).loss(outputs, torch.tensor([[1]]))
+    assert loss.item() == pytest.approx(0.1 * math.log(2) + 0.8 * math.log(4) + 0.1 * math.log(4))
+    assert smoothed(1.0).loss(outputs, torch.tensor([[1]])).item() == pytest.approx(math.log(32) / 3)
+
+
+@pytest.mark.parametrize("per_step", [False, True])
+def test_label_smoothing_as_torch_with_a_share_for_each_run(per_step):
+    outputs, targets = classes(2, per_step=per_step)
+    shares = (0.0, 0.1, 0.7)
+    expected = [
+        (plain(outputs[run, 0], targets[run], share) + plain(outputs[run, 1], targets[run], share)) / 2
+        for run, share in enumerate(shares)
+    ]
+    assert smoothed(*shares).loss(outputs, targets).tolist() == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_gradient_of_label_smoothing_is_that_of_torch():
+    outputs, targets = classes(1)
+    outputs.requires_grad_()
+    (ours,) = torch.autograd.grad(smoothed(0.2, 0.2, 0.2).loss(outputs, targets).sum(), outputs)
+    theirs = sum(cross_entropy(outputs[run, 0], targets[run], label_smoothing=0.2) for run in range(3))
+    torch.testing.assert_close(ours, torch.autograd.grad(theirs, outputs)[0])
+
+
+def test_no_smoothing_and_a_smoothing_of_0_are_the_same():
+    outputs, targets = classes(1)
+    assert torch.equal(smoothed(0.0, 0.0, 0.0).loss(outputs, targets), LOSS(outputs, targets))
+
+
+def test_the_only_term_is_the_loss():
+    outputs, targets = classes(1)
+    terms = CrossEntropy().terms(outputs, targets)
+    assert list(terms) == ["cross_entropy"]
+    assert torch.equal(terms["cross_entropy"], LOSS(outputs, targets))
+    assert CrossEntropy().copies == 1
+    assert not CrossEntropy.clean

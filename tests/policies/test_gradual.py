@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from scenes import CARRY, HIDDEN, scene
 
 from dropbench.errors import UserError
 from dropbench.policies.gradual import Gradual
 from dropbench.schema import build
-from dropbench.spec import Clock, Site
 from dropbench.stack import stacked
 
 FOLDER = Path(__file__).parents[2] / "conf" / "strategy"
-SITE = Site("hidden1", "hidden", 1.0, ("batch", "unit"), 4)
-STEPS = 1000
 
 
 def factors(*policies: Gradual, at: float) -> torch.Tensor:
-    return stacked(policies).factor(SITE, Clock(round(at * STEPS), STEPS, 0, 1), {}, {})
+    return stacked(policies).factor(HIDDEN, {}, scene(progress=at))
 
 
 def factor(policy: Gradual, at: float) -> float:
@@ -69,12 +68,20 @@ def test_every_run_has_its_own_numbers():
     assert factors(one, other, at=0.4).tolist() == pytest.approx([0.4, 0.75])
 
 
-def test_the_site_and_the_epoch_do_not_matter():
+def test_the_site_and_the_number_of_steps_do_not_matter():
     policy = stacked([Gradual(until=1.0)])
-    early = policy.factor(SITE, Clock(30, 100, 0, 9), {}, {})
-    late = policy.factor(Site("input", "input", 0.0, ("batch",), 1), Clock(30, 100, 8, 9), {}, {"length": early})
-    assert torch.equal(early, late)
-    assert policy.init(3) == {}
+    short = policy.factor(HIDDEN, {}, scene(progress=0.3, steps=100))
+    assert torch.equal(short, policy.factor(CARRY, {}, scene(progress=0.3, steps=1000)))
+    assert policy.init(3, (HIDDEN, CARRY)) == {}
+    assert policy.needs == frozenset()
+    assert Gradual.timed
+
+
+def test_a_final_evaluation_looks_at_the_step_that_each_run_was_selected_at():
+    now = scene(progress=1.0, steps=100)
+    late = replace(now, clock=replace(now.clock, selected=torch.tensor([20, 70])))
+    factor = stacked([Gradual(until=1.0)] * 2).factor(HIDDEN, {}, late)
+    assert factor.tolist() == pytest.approx([0.2, 0.7])
 
 
 def test_a_window_must_have_a_length():
@@ -96,7 +103,7 @@ RISES = {
     "gradual": (0, 0.2, 0.5, 1, 1),
     "gradual/exponential": (0, 0.6321206, 0.9179150, 0.9932621, 0.9999546),
     "gradual/cosine": (0, 0.0954915, 0.5, 1, 1),
-    "gradual/step": (0, 0, 0, 1, 1),
+    "gradual/switch": (0, 0, 0, 1, 1),
     "gradual/late": (0, 0, 1, 1, 1),
     "gradual/early": (1, 0.5, 0, 0, 0),
     "gradual/annealed": (1, 0.9, 0.75, 0.5, 0),

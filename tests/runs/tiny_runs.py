@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from dropbench.compose import Composer
+from dropbench.compose import Composed, Composer
 from dropbench.config import Run, check
 from dropbench.runs.checkpoint import NAME, PREVIOUS, load
 from dropbench.runs.folder import METRICS, RESULT
@@ -24,6 +24,10 @@ NETS = {
     "cnn": ("model=cnn", "model.maps=[3]", "model.dense=[]"),
     "lstm": ("model=lstm", "model.hidden=4"),
 }
+
+
+#: What is kept of Hydra's own record; the real one takes longer to write than the run.
+SAID = Composed({}, {}, (), (), "seed: 0\n", {"overrides": {}, "job": {}})
 
 
 @cache
@@ -50,9 +54,7 @@ def after(questions: int) -> Callable[[], bool]:
 
 def train(runs: Sequence[Run], interrupted: Callable[[], bool] = never) -> Local:
     """Trains one stack into its folders, as `dropbench train` does."""
-    local = Local(
-        ["dropbench", "train"], {run.id: {"config.yaml": "seed: 0\n"} for run in runs}, interrupted, progress=False
-    )
+    local = Local(["dropbench", "train"], dict.fromkeys([run.id for run in runs], SAID), interrupted, progress=False)
     local.train(runs)
     return local
 
@@ -75,7 +77,7 @@ def outcome(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]], dict[st
 
 KNOWN = {
     "config.yaml", "record.json", METRICS, NAME, PREVIOUS, RESULT, "lock",
-    ".hydra", ".hydra/config.yaml",
+    ".hydra", ".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml",
 }  # fmt: skip
 
 

@@ -1,0 +1,1 @@
+"""Inner loops that are differentiated by hand, because autograd on the formula is too slow."""
