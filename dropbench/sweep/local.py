@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from dropbench import runner, schema
 from dropbench.config import meaning
-from dropbench.control import needs_record, twin
+from dropbench.control import data_of_twin, needs_record, twin
 from dropbench.errors import UserError
 from dropbench.runs.environment import data_hash, describe
 from dropbench.runs.folder import RunFolder, path_of
@@ -150,7 +150,8 @@ class Local:
                 folder.start(run, {**record, **about}, composed.files if composed else {})
         sink = FolderSink([run for run, _, _ in items], [folder for _, folder, _ in items], self, label)
         try:
-            runner.train([twins[run.id] for run, _, _ in items], data, device, sink, checkpoints)
+            configs = [twins[run.id] for run, _, _ in items]
+            runner.train(configs, data_of_twin(config, data), device, sink, checkpoints)
         except StaleCheckpointError as error:
             self.report.warnings += [f"{folder.path}: {error}; it is trained anew" for _, folder, _ in items]
             self._train([(run, folder, None) for run, folder, _ in items], twins, label)
