@@ -15,9 +15,8 @@ if TYPE_CHECKING:
     from dropbench.data import Split
     from dropbench.spec import Facts
 
-#: Examples in memory at once, over all runs of a stack.
-EXAMPLES = 2048
-#: Examples of one Monte Carlo pass: a constant, since the draws are keyed by the pass and must not depend on the stack.
+#: Examples of one pass: a constant, so that neither the draws of Monte Carlo passes, which are keyed by the pass, nor
+#: the rounding of any figure depend on the stack.
 PASS = 256
 BINS = 15
 
@@ -52,11 +51,10 @@ def evaluate(forward: Callable[[Examples], Tensor], split: Split, facts: Facts, 
         classes of the squared error of the probabilities; Brier, 1950); for regression `loss` (mean squared error) and
         `rmse`.
     """
-    chunk = max(32, EXAMPLES // runs)
     measure = _classify if facts.task == "classification" else _regress
     parts = []
-    for at in range(0, len(split), chunk):
-        part = split.part(at, at + chunk)
+    for at in range(0, len(split), PASS):
+        part = split.part(at, at + PASS)
         parts.append(measure(forward(examples(part, runs)).float(), part.targets))
     total = torch.stack(parts).double().sum(0)  # [columns, R]
     return _classification(total) if facts.task == "classification" else _regression(total)
