@@ -7,7 +7,8 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,9 +22,14 @@ from dropbench.parts import find
 from dropbench.paths import folders
 from dropbench.spec import Range
 from dropbench.strategy import Strategy
+from dropbench.sweep.slurm_settings import Slurm
 
 _STUDY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}\Z")
+_BUDGET = re.compile(r"(\d+(?:\.\d+)?)([smh])\Z")
 _DEVICE = re.compile(r"(auto|cpu|cuda(:\d{1,3})?)\Z")
+_JSON = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+Seeds = Annotated[int, Range(1, 100_000)] | tuple[int, ...] | Literal["auto"] | None
 
 
 @dataclass(frozen=True)
@@ -70,8 +76,13 @@ class Config:
         output_root: where studies lie.
         rerun: whether to train again what is done.
         stack: most runs that train as one batch; `auto` for as many as memory takes.
-        workers: processes that train a sweep on this machine; `auto`: on a CPU as many as cores, if there are stacks.
-        launcher: what starts the runs.
+        workers: processes that train a sweep here; `auto`: one a GPU, else as many as cores, if that is worth it.
+        launcher: what trains a sweep: this machine, or a Slurm cluster.
+        slurm: what its tasks ask for there.
+        on_failure: what a sweep does when a run fails.
+        prune: share of the settings that stop at a quarter and at half of the epochs; null for none.
+        seeds: of a sweep: how many, which, or `auto`, as many as the question needs; null: the one of `seed`.
+        budget: time for `seeds=auto`: `90s`, `10m`, `1.5h`; null: until no difference is contested.
         extensions: packages that bring parts and configs.
     """
 
@@ -96,7 +107,12 @@ class Config:
     rerun: bool = False
     stack: Annotated[int, Range(1, 4096)] | Literal["auto"] = "auto"
     workers: Annotated[int, Range(1, 1024)] | Literal["auto"] = "auto"
-    launcher: Literal["local"] = "local"
+    launcher: Literal["local", "slurm"] = "local"
+    slurm: Slurm = field(default_factory=Slurm)
+    on_failure: Literal["continue", "stop"] = "continue"
+    prune: Annotated[float, Range(0, 1)] | None = None
+    seeds: Seeds = None
+    budget: str | None = None
     extensions: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -107,6 +123,22 @@ class Config:
             )
         if not _DEVICE.match(self.device):
             raise ValueError(f"device={self.device}: allowed: auto, cpu, cuda, cuda:N")
+        if self.budget is not None and not _BUDGET.match(self.budget):
+            raise ValueError(f"budget={self.budget}: allowed: a time such as 90s, 10m, 1.5h; or null")
+
+    @property
+    def needs_record(self) -> bool:
+        """Whether the twin that is trained can only be made after the run that it controls.
+
+        Its rates are then those that followed from what was measured.
+        """
+        return self.control == "mean" and not all(policy.timed for policy in self.strategy.policies.values())
+
+    @property
+    def budget_seconds(self) -> float | None:
+        """The budget in seconds."""
+        found = _BUDGET.match(self.budget or "")
+        return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]] if found else None
 
     @property
     def data_folder(self) -> Path:
@@ -114,9 +146,17 @@ class Config:
         return Path(self.data_root or os.environ.get("DROPBENCH_DATA") or "data").expanduser()
 
 
+#: How it is trained, and how many others are.
 CIRCUMSTANCES = frozenset(
-    {"study", "device", "data_root", "output_root", "rerun", "stack", "workers", "launcher", "extensions"}
-)
+    {
+        "study", "device", "data_root", "output_root", "rerun", "stack", "workers", "launcher", "slurm", "on_failure",
+        "prune", "seeds", "budget", "extensions",
+    }
+)  # fmt: skip
+
+
+#: The fields that decide a result.
+_MEANT = tuple(item.name for item in fields(Config) if item.name not in CIRCUMSTANCES)
 
 
 @dataclass(frozen=True)
@@ -127,21 +167,30 @@ class Run:
     choices: Mapping[str, str]
     overrides: tuple[str, ...] = ()
 
-    @property
+    @cached_property
     def id(self) -> str:
         """Readable and content-addressed: `digits-mlp-gradual-r0.5-s0-3f9a1c2b`."""
         names = [re.sub(r"[^A-Za-z0-9._]+", ".", self.choices[group]) for group in ("dataset", "model", "strategy")]
         config = self.config
-        return "-".join((*names, f"r{config.strategy.rate:g}", f"s{config.seed}", digest(meaning(config))))
+        return "-".join((*names, f"r{config.strategy.rate:g}", f"s{config.seed}", _digest(config)))
 
     @property
+    def path(self) -> Path:
+        """The folder it lies in."""
+        return Path(self.config.output_root) / self.config.study / self.id
+
+    @cached_property
     def group(self) -> str:
         """The hash of everything but the seed: runs that share it are repetitions of one another."""
-        return digest({**meaning(self.config), "seed": None, "choices": dict(self.choices)})
+        return _digest(self.config, seed=None, choices=dict(self.choices))
 
 
-def check(data: Mapping[str, Any]) -> Config:
+def check(data: Mapping[str, Any], seen: schema.Seen | None = None) -> Config:
     """Checks a composed config.
+
+    Args:
+        data: plain mappings, lists and scalars.
+        seen: what was checked before, for a sweep: what runs have in common is checked once, and they share it.
 
     Raises:
         UserError: an unknown key, a wrong type, a value out of range; one line that names the key.
@@ -152,7 +201,7 @@ def check(data: Mapping[str, Any]) -> Config:
     extensions = tuple(names)
     for name in extensions:
         folders(name)
-    config = schema.build(Config, {**data, "strategy": _with_objective(data, extensions)}, "", extensions)
+    config = schema.build(Config, {**data, "strategy": _with_objective(data, extensions)}, "", extensions, seen)
     plain = find(Objective, config.dataset.objective, "dataset.kind", extensions)
     objective = config.strategy.objective
     if not objective.tasks & plain.tasks:
@@ -160,7 +209,7 @@ def check(data: Mapping[str, Any]) -> Config:
             f"strategy.objective={objective.kind()}: the data set is a {'/'.join(sorted(plain.tasks))} task; "
             f"allowed: auto, {plain.kind()}"
         )
-    strategy = config.strategy.canonical()
+    strategy = _canonical(_Same(config.strategy))
     if strategy.where != ("nowhere",) and config.scaling == "test" and not strategy.noise.rescales:
         raise UserError(
             f"scaling=test: {strategy.noise.kind()} noise is not divided by a keep probability; allowed: inverted"
@@ -170,6 +219,8 @@ def check(data: Mapping[str, Any]) -> Config:
         assert isinstance(strategy.rate, float)
         assert isinstance(strategy.map_rate, float)
         model = model.widened(1 - strategy.rate, 1 - min(strategy.rate, strategy.map_rate))
+    if strategy is config.strategy and model is config.model:
+        return config
     return replace(config, strategy=strategy, model=model)
 
 
@@ -188,8 +239,12 @@ def _with_objective(data: Mapping[str, Any], extensions: tuple[str, ...]) -> Any
 
 def meaning(config: Config) -> dict[str, Any]:
     """What decides the result of a run: the config without its circumstances, the files it names, the minor version."""
-    data = {key: value for key, value in schema.plain(config).items() if key not in CIRCUMSTANCES}
-    data["version"] = ".".join(__version__.split(".")[:2])
+    return {name: schema.plain(getattr(config, name)) for name in _MEANT} | _around(config)
+
+
+def _around(config: Config) -> dict[str, Any]:
+    """What is no field of a config and decides the result: the minor version, and what is in the files it names."""
+    data: dict[str, Any] = {"version": ".".join(__version__.split(".")[:2])}
     files = [Path(name).expanduser() for policy in config.strategy.policies.values() for name in policy.files]
     if files:  # one that is not there is refused before training
         data["files"] = {
@@ -200,5 +255,52 @@ def meaning(config: Config) -> dict[str, Any]:
 
 def digest(data: Mapping[str, Any]) -> str:
     """Eight hex digits of the SHA-256 of canonical JSON."""
-    text = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return _hash(_JSON.encode(data))
+
+
+def _digest(config: Config, **changes: Any) -> str:
+    """`digest(meaning(config) | changes)`, put together from the texts of the parts, which many configs share."""
+    texts = {name: _json(getattr(config, name)) for name in _MEANT}
+    texts |= {name: _json(value) for name, value in (_around(config) | changes).items()}
+    return _hash("{" + ",".join([f'"{name}":{texts[name]}' for name in sorted(texts)]) + "}")
+
+
+def _json(value: Any) -> str:
+    if value is None or isinstance(value, str | int):
+        return _scalar(value)
+    return _text(_Same(value)) if is_dataclass(value) else _JSON.encode(value)
+
+
+def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+class _Same:
+    """A frozen object as a key that equals itself alone: cheaper than its content, and not every content can be one."""
+
+    __slots__ = ("it",)
+
+    def __init__(self, it: Any) -> None:
+        self.it = it
+
+    def __hash__(self) -> int:
+        return id(self.it)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and self.it is other.it
+
+
+@lru_cache(maxsize=4096, typed=True)
+def _scalar(value: str | int | None) -> str:
+    return _JSON.encode(value)
+
+
+@lru_cache(maxsize=4096)
+def _text(part: _Same) -> str:
+    return _JSON.encode(schema.plain(part.it))
+
+
+@lru_cache(maxsize=4096)
+def _canonical(strategy: _Same) -> Strategy:
+    canonical: Strategy = strategy.it.canonical()
+    return canonical

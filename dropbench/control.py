@@ -19,11 +19,6 @@ if TYPE_CHECKING:
 LOOKS = 2000
 
 
-def needs_record(config: Config) -> bool:
-    """Whether the twin can only be made after the run that it controls: its rates depend on what is measured."""
-    return config.control == "mean" and not all(policy.timed for policy in config.strategy.policies.values())
-
-
 def twin(config: Config, data: Data, recorded: Mapping[str, float] | None = None) -> Config:
     """The run that stands for `config.control`.
 
@@ -33,7 +28,7 @@ def twin(config: Config, data: Data, recorded: Mapping[str, float] | None = None
     Args:
         config: of the run.
         data: it trains on.
-        recorded: the mean rate at every site of the run that is controlled, where `needs_record`.
+        recorded: the mean rate at every site of the run that is controlled, where the config `needs_record`.
 
     Raises:
         UserError: there is nothing to control: no policy, or none that makes a choice that could be shuffled.

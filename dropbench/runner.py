@@ -18,6 +18,7 @@ read back from the device. All randomness is keyed by the step, so a run goes on
 
 from __future__ import annotations
 
+import math
 import os
 import resource
 import time
@@ -53,6 +54,8 @@ SECONDS_BETWEEN_CHECKPOINTS = 20.0
 PROBE = 2000
 #: Steps of an epoch on which the realised rates are counted.
 WATCHED = 4
+#: Steps by which the pace is judged.
+FIRST_STEPS = 8
 
 
 class Sink(Protocol):
@@ -97,7 +100,12 @@ def device_of(name: str) -> torch.device:
 
 
 def train(
-    configs: Sequence[Config], data: Data, device: torch.device, sink: Sink, checkpoints: Sequence[Checkpoint] = ()
+    configs: Sequence[Config],
+    data: Data,
+    device: torch.device,
+    sink: Sink,
+    checkpoints: Sequence[Checkpoint] = (),
+    until: int | None = None,
 ) -> None:
     """Trains R runs of one shape from where they stand to the end.
 
@@ -107,6 +115,7 @@ def train(
         device: where to train.
         sink: gets every figure.
         checkpoints: one a run, all at one step; or none, to start afresh.
+        until: epoch after which they are saved and left, without a result; None for the end.
 
     Raises:
         Interrupted: the sink asked to stop.
@@ -114,7 +123,7 @@ def train(
     trainer = Trainer(configs, data, device, sink)
     if checkpoints:
         trainer.state.restore(checkpoints)
-    trainer.run()
+    trainer.run(until)
 
 
 class Trainer:
@@ -139,14 +148,15 @@ class Trainer:
         for tensor in self.trained.values():
             tensor.requires_grad_()
 
-    def run(self) -> None:
+    def run(self, until: int | None = None) -> None:
         """The loop at the top of this file."""
         state = self.state
+        end = self.steps if until is None else min(until * self.steps_per_epoch, self.steps)
         order, order_epoch = torch.empty(0), -1
         if state.step == 0:
             self._control_tick()
         saved = started = time.monotonic()
-        while state.step < self.steps and any(history.active for history in state.histories):
+        while state.step < end and any(history.active for history in state.histories):
             epoch, position = divmod(state.step, self.steps_per_epoch)
             if epoch != order_epoch:
                 order, order_epoch = self.nets.streams.permutation("order", epoch, "train", len(self.data.train)), epoch
@@ -163,7 +173,33 @@ class Trainer:
             if time.monotonic() - saved > SECONDS_BETWEEN_CHECKPOINTS:
                 started = saved = self._checkpoint(started)
         self._checkpoint(started)
-        self._finish()
+        if state.step == self.steps or not any(history.active for history in state.histories):
+            self._finish()
+
+    def pace(self, patience: float) -> float:
+        """Seconds that an epoch takes, from a few first steps and one evaluation; the state is spent thereafter.
+
+        Args:
+            patience: seconds of steps that are enough.
+        """
+        order = self.nets.streams.permutation("order", 0, "train", len(self.data.train))
+        best, spent = math.inf, 0.0
+        for position in range(min(FIRST_STEPS, self.steps_per_epoch)):
+            started = time.monotonic()
+            self._update(order[:, position * self.batch_size : (position + 1) * self.batch_size], 0, position)
+            self.state.losses[-1].sum().item()  # waits for the device
+            taken = time.monotonic() - started
+            self.state.step += 1
+            if position:  # the first one warms up
+                best, spent = min(best, taken), spent + taken
+                if spent > patience:
+                    break
+            else:
+                first = taken
+        started = time.monotonic()
+        self.nets.measure(self._present(), self.data.validation)
+        evaluation = (time.monotonic() - started) / self.config.evaluation.every
+        return min(first, best) * self.steps_per_epoch + evaluation
 
     def _update(self, index: Tensor, epoch: int, position: int) -> None:
         """One step of every run on the examples `index` [R, batch]."""

@@ -16,9 +16,21 @@ from dropbench.errors import UserError, nearest
 from dropbench.parts import Part, find
 
 T = TypeVar("T")
+#: What was found for the value of a key, or why it is refused: by extensions, path and text of the value.
+Seen = dict[tuple[tuple[str, ...], str, str], Any]
 
 
-def build(cls: Callable[..., T], data: object, path: str = "", extensions: tuple[str, ...] = ()) -> T:
+class UnknownKeyError(UserError):
+    """A key that means nothing where it stands; `key` is its path."""
+
+    def __init__(self, line: str, key: str = "") -> None:
+        super().__init__(line)
+        self.key = key
+
+
+def build(
+    cls: Callable[..., T], data: object, path: str = "", extensions: tuple[str, ...] = (), seen: Seen | None = None
+) -> T:
     """Checks `data` against the fields of the dataclass `cls` and returns an instance.
 
     Args:
@@ -26,6 +38,8 @@ def build(cls: Callable[..., T], data: object, path: str = "", extensions: tuple
         data: a mapping with string keys.
         path: of `data` in the config, for messages.
         extensions: packages that bring parts of their own.
+        seen: the keys of `data` whose values were checked before, for the same `cls`; it grows. They are frozen, so
+            that many instances can share them.
 
     Raises:
         UserError: an unknown or missing key, a wrong type, a value out of range.
@@ -36,14 +50,19 @@ def build(cls: Callable[..., T], data: object, path: str = "", extensions: tuple
     for key in data:
         if key not in hints:
             close = nearest(str(key), hints, path)
-            raise UserError(
+            raise UnknownKeyError(
                 f"unknown key {_join(path, str(key))}={_shown(data[key])}"
-                f"{close or '; known: ' + ', '.join(_join(path, name) for name in hints)}"
+                f"{close or '; known: ' + ', '.join(_join(path, name) for name in hints)}",
+                _join(path, str(key)),
             )
     values = {}
     for item in fields(cls):  # type: ignore[arg-type]
         if item.name in data:
-            values[item.name] = _value(hints[item.name], data[item.name], _join(path, item.name), extensions)
+            at = _join(path, item.name)
+            if seen is None:
+                values[item.name] = _value(hints[item.name], data[item.name], at, extensions)
+            else:
+                values[item.name] = _recalled(hints[item.name], data[item.name], at, extensions, seen)
         elif item.default is MISSING and item.default_factory is MISSING:
             raise UserError(f"missing key {_join(path, item.name)}")
     try:
@@ -85,7 +104,22 @@ def _shown(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
+def _recalled(hint: Any, value: object, path: str, extensions: tuple[str, ...], seen: Seen) -> Any:
+    key = extensions, path, repr(value)
+    if key not in seen:
+        try:
+            seen[key] = _value(hint, value, path, extensions)
+        except UserError as error:
+            seen[key] = error
+    found = seen[key]
+    if isinstance(found, UserError):
+        raise found.with_traceback(None)
+    return found
+
+
 def _value(hint: Any, value: object, path: str, extensions: tuple[str, ...]) -> Any:
+    if hint is Any:
+        return value
     origin = get_origin(hint)
     if origin is Annotated:
         inner, *bounds = get_args(hint)
@@ -130,7 +164,7 @@ def _any_of(hints: tuple[Any, ...], value: object, path: str, extensions: tuple[
             if "out of range" in str(error):
                 raise
             allowed.append(str(error).partition("allowed: ")[2].partition(";")[0])
-    raise UserError(f"{path}={_shown(value)}: allowed: {' or '.join(filter(None, allowed))}")
+    raise UserError(f"{path}={_shown(value)}: allowed: {' or '.join(dict.fromkeys(filter(None, allowed)))}")
 
 
 def _mapping(hint: Any, value: object, path: str, extensions: tuple[str, ...]) -> dict[str, Any]:
@@ -138,7 +172,7 @@ def _mapping(hint: Any, value: object, path: str, extensions: tuple[str, ...]) -
         raise UserError(f"{path}={_shown(value)}: allowed: a mapping of names")
     result = {}
     for label, item in value.items():
-        if item is None:  # `strategy.policies.gradual=null` takes the entry out
+        if item is None and hint is not Any:  # `strategy.policies.gradual=null` takes the entry out
             continue
         where = _join(path, str(label))
         if isinstance(hint, type) and issubclass(hint, Part):
@@ -156,7 +190,7 @@ def _part(base: type[Part], value: object, path: str, extensions: tuple[str, ...
         raise UserError(f"{path}={_shown(value)}: allowed: the name of a {what}, or a mapping with its kind")
     kind = value.get("kind", default)
     if not isinstance(kind, str):
-        raise UserError(f"missing key {path}.kind")
+        raise UnknownKeyError(f"missing key {path}.kind", path)
     cls = find(base, kind, f"{path}.kind" if "kind" in value else path, extensions)
     return build(cls, {key: item for key, item in value.items() if key != "kind"}, path, extensions)
 

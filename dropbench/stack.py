@@ -7,15 +7,16 @@ optimizer (`PerRun` fields); those become tensors [R]. This is decided by type: 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import torch
-
 from dropbench import schema
 
 if TYPE_CHECKING:
+    import torch
+
     from dropbench.config import Config
     from dropbench.models import Parameter
 
@@ -30,6 +31,8 @@ def stacked(parts: Sequence[T], device: torch.device | str = "cpu") -> T:
     Raises:
         ValueError: the parts differ in something other than floats.
     """
+    import torch  # here, since a sweep is planned without it
+
     first: Any = parts[0]
     if any(type(part) is not type(first) for part in parts):
         raise ValueError("the runs of a stack have different parts")
@@ -56,17 +59,9 @@ def signature(config: Config) -> str:
     return json.dumps(data, sort_keys=True)
 
 
-def partition(configs: Sequence[Config], capacity: int) -> list[list[int]]:
-    """Sorts runs into stacks of at most `capacity`; every run's index once, in the order of first appearance."""
-    groups: dict[str, list[int]] = {}
-    for index, config in enumerate(configs):
-        groups.setdefault(signature(config), []).append(index)
-    return [group[at : at + capacity] for group in groups.values() for at in range(0, len(group), capacity)]
-
-
 def capacity(parameters: Sequence[Parameter]) -> int:
     """How many runs of such a model a stack takes: bounded by the memory of parameters, gradients and their state."""
-    size = sum(torch.Size(parameter.shape).numel() for parameter in parameters)
+    size = sum(math.prod(parameter.shape) for parameter in parameters)
     return max(1, min(MOST_RUNS, MEMORY // (6 * 4 * size)))
 
 

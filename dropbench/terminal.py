@@ -33,6 +33,12 @@ def clean(text: object) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in line)
 
 
+def tell(line: str) -> None:
+    """Says one line on standard error."""
+    line = clean(line)
+    print(line if line[:1].isdigit() else f"dropbench: {line}", file=sys.stderr, flush=True)
+
+
 def setting(value: object) -> str:
     """A config value as one would type it: `0.5`, `[256,256]`, `[input,hidden]`, `null`, `true`, `digits`."""
     if isinstance(value, list):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from textwrap import dedent
 
@@ -9,7 +10,7 @@ import pytest
 import yaml
 from support import choices, composed, config, message
 
-from dropbench.compose import Composer
+from dropbench.compose import Composed, Composer
 from dropbench.config import Run, check
 from dropbench.errors import UserError
 
@@ -46,6 +47,32 @@ def own(tmp_path: Path) -> Path:
         "strategy/deep/down.yaml": "rate: 0.25\nnoise: bernoulli\nobjective: auto\n",
         "strategy/broken.yaml": "rate: [1,\n",
         "strategy/holed.yaml": "rate: ${nothing.there}\nnoise: bernoulli\nobjective: auto\n",
+        "experiment/said.yaml": """
+            # @package _global_
+            study: ${model.kind}-${strategy.rate}
+            epochs: ${batch_size}
+            """,
+        "experiment/swept.yaml": """
+            # @package _global_
+            epochs: 3
+            sweep:
+              grid: {strategy: [none, standard]}
+              seeds: 2
+            """,
+        "model/greedy.yaml": """
+            # @package _global_
+            model: {kind: mlp, widths: [4]}
+            strategy: {rate: 0.25}
+            """,
+        "optimizer/late.yaml": """
+            # @package _global_
+            epochs: 11
+            optimizer: {kind: sgd}
+            """,
+        "strategy/with_defaults.yaml": """
+            defaults: [standard]
+            rate: 0.375
+            """,
         "strategy/odd.yaml": "rat: 0.5\nnoise: bernoulli\nobjective: auto\n",
     }
     for name, text in files.items():
@@ -58,6 +85,12 @@ def refused(composer: Composer, *overrides: str) -> str:
     with pytest.raises(UserError) as error:
         composer.compose(overrides)
     return message(error)
+
+
+def swept(composer: Composer, *overrides: str) -> list[list[str]]:
+    """All combinations of a sweep."""
+    axes = composer.axes(overrides)
+    return [[line.text for line in lines] for lines in itertools.product(*(axis.lines for axis in axes))]
 
 
 def test_groups_are_the_folders_found_recursively(composer):
@@ -110,7 +143,7 @@ def test_bad_grammar_is_one_line_that_shows_what_was_typed(composer, override):
     assert refused(composer, override).startswith(f"{override}: ")
     if override != "=3":  # which Hydra refuses when it composes
         with pytest.raises(UserError) as error:
-            composer.expand([override])
+            composer.axes([override])
         assert message(error).startswith(f"{override}: ")
 
 
@@ -206,14 +239,14 @@ def test_an_unknown_key_in_a_yaml_is_told(own):
 
 
 def test_a_sweep_is_all_combinations_the_last_fastest(composer):
-    assert composer.expand(["seed=0,1", "epochs=3", "strategy=none,standard"]) == [
+    assert swept(composer, "seed=0,1", "epochs=3", "strategy=none,standard") == [
         ["seed=0", "epochs=3", "strategy=none"],
         ["seed=0", "epochs=3", "strategy=standard"],
         ["seed=1", "epochs=3", "strategy=none"],
         ["seed=1", "epochs=3", "strategy=standard"],
     ]
-    assert composer.expand([]) == [[]]
-    assert composer.expand(["seed=3"]) == [["seed=3"]]
+    assert swept(composer) == [[]]
+    assert swept(composer, "seed=3") == [["seed=3"]]
 
 
 @pytest.mark.parametrize(
@@ -223,6 +256,11 @@ def test_a_sweep_is_all_combinations_the_last_fastest(composer):
         ("seed=range(3)", "seed", [0, 1, 2]),
         ("seed=range(4,10,3)", "seed", [4, 7]),
         ("strategy.rate=range(0.1,0.35,0.1)", "strategy.rate", [0.1, 0.2, 0.3]),
+        ("strategy.rate=range(0.05,0.3,0.05)", "strategy.rate", [0.05, 0.1, 0.15, 0.2, 0.25]),
+        ("strategy.rate=range(0.9,0.6,-0.1)", "strategy.rate", [0.9, 0.8, 0.7]),
+        ("strategy.rate=sort(range(0.1,0.4,0.1),reverse=true)", "strategy.rate", [0.3, 0.2, 0.1]),
+        ("strategy.rate=tag(mine,choice(0.1,0.2))", "strategy.rate", [0.1, 0.2]),
+        ("strategy.cap=float(range(0,1))", "strategy.cap", [0.0]),
         ("seed=choice(5,7)", "seed", [5, 7]),
         ("+seed=1,2", "seed", [1, 2]),
         ("++strategy.rate=0.25,0.5", "strategy.rate", [0.25, 0.5]),
@@ -234,14 +272,17 @@ def test_a_sweep_is_all_combinations_the_last_fastest(composer):
     ],
 )
 def test_every_way_to_sweep_a_key(composer, override, key, values):
-    lines = composer.expand([override])
+    lines = swept(composer, override)
     found = []
     for (line,) in lines:
         node = composer.compose([line]).data
         for name in key.split("."):
             node = node[name]
         found.append(node)
-    assert found == (pytest.approx(values) if key == "strategy.rate" else values)
+    assert found == values
+    assert [line.value for line in composer.axes([override])[0].lines] == values
+    fresh = Composer()  # a line that was made is a line that can be typed
+    assert [fresh.compose(line).data for line in lines] == [composer.compose(line).data for line in lines]
 
 
 @pytest.mark.parametrize(
@@ -259,29 +300,72 @@ def test_every_way_to_sweep_a_key(composer, override, key, values):
     ],
 )
 def test_every_way_to_sweep_a_group(composer, override, chosen):
-    lines = composer.expand([override])
+    lines = swept(composer, override)
     group = override.lstrip("+").partition("=")[0]
     assert [composer.compose(line).choices[group] for line in lines] == chosen
 
 
 @pytest.mark.parametrize(
     "override",
-    ["strategy=glob(surely*)", "strategy=glob(*,exclude=*)", "seed=range(3,3)", "epochs=glob(*)", "seed=choice()"],
+    [
+        "strategy=glob(surely*)",
+        "strategy=glob(*,exclude=*)",
+        "seed=range(3,3)",
+        "epochs=glob(*)",
+        "seed=choice()",
+        "strategy.rate=range(0.3,0.1,0.1)",
+        "strategy.rate=range(0.1,0.3,0.0)",
+        "seed=range(0,inf)",
+    ],
 )
 def test_a_sweep_over_nothing_is_refused(composer, override):
     with pytest.raises(UserError) as error:
-        composer.expand([override])
+        composer.axes([override])
     assert message(error).startswith(f"{override}: ")
 
 
-def test_a_sweep_over_an_unknown_choice_is_refused_when_it_is_composed(composer):
-    lines = composer.expand(["strategy=none,gradul"])
-    composer.compose(lines[0])
-    assert refused(composer, *lines[1]).endswith("nearest: gradual")
+def test_an_interval_has_no_values(composer):
+    with pytest.raises(UserError) as error:
+        composer.axes(["strategy.rate=interval(0,1)"])
+    assert message(error) == (
+        "strategy.rate=interval(0,1): an interval has no values to go through; allowed: a,b or range(start,stop,step)"
+    )
+
+
+def test_a_sweep_over_an_unknown_choice_is_refused(composer):
+    with pytest.raises(UserError, match=r"^strategy=gradul: there is no such strategy; known: .* nearest: gradual$"):
+        composer.axes(["strategy=none,gradul"])
+
+
+def test_a_shuffled_sweep_has_every_value_once(composer):
+    for override in ("strategy.rate=shuffle(0.1,0.2,0.3)", "strategy.rate=shuffle(range(0.1,0.4,0.1))"):
+        assert sorted(line.value for line in composer.axes([override])[0].lines) == [0.1, 0.2, 0.3]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [0, -3, 2**64 - 1, 0.1, 1e-9, 1e22, True, False, None],
+        ["gradual/late", "a b", "a,b", "it's", '"', "\\", "a\\'b", "", "~/x", "é", "[1]", "a=b"],
+        ["null", "TRUE", "1", "1e3", "nan"],
+        [[1, "x y"], [], [["a"], None]],
+        [{"a": 1, "b": {"c.d": "x,y"}}, {}, {"*.carry_h": 0.5}],
+    ],
+)  # fmt: skip
+def test_plain_values_are_said_in_hydras_grammar(composer, values):
+    found = [line.value for line in composer.axis("x", values).lines]
+    assert found == values
+    assert list(map(type, found)) == list(map(type, values))
+
+
+@pytest.mark.parametrize("value", [{"a b": 1}, {1: 2}, {2, 3}])
+def test_what_the_grammar_cannot_say_is_refused(composer, value):
+    with pytest.raises(UserError, match=r"^x\.y="):
+        composer.axis("x.y", [value])
 
 
 def test_a_range_of_seeds_makes_integers(composer):
-    seeds = [check(composer.compose(line).data).seed for line in composer.expand(["seed=range(2)"])]
+    seeds = [check(composer.compose(line).data).seed for line in swept(composer, "seed=range(2)")]
     assert seeds == [0, 1]
 
 
@@ -293,3 +377,90 @@ def test_nothing_is_left_behind(composer):
         composer.compose(["strategy=gradul"])
     assert composer.compose([]).data == before == composed().data
     assert check(before) == config()
+
+
+# ---- what Hydra need not do twice
+
+
+def by_hydra(composer: Composer, *overrides: str) -> Composed:
+    """What Hydra alone makes of overrides."""
+    tasks = tuple(axis.lines[0].task for axis in composer.axes(overrides))
+    return composer._composed(tasks, overrides)
+
+
+def same(found: Composed, wanted: Composed) -> None:
+    assert found.data == wanted.data
+    assert yaml.safe_dump(found.data, sort_keys=False) == yaml.safe_dump(wanted.data, sort_keys=False)
+    assert found.choices == wanted.choices
+    assert found.files["hydra.yaml"] == wanted.files["hydra.yaml"]
+    assert found.files["config.yaml"] == wanted.files["config.yaml"]
+
+
+def test_configs_that_differ_in_whole_groups_are_what_hydra_makes_of_them(composer):
+    for index, strategy in enumerate(choices("strategy")):
+        lines = [
+            f"strategy={strategy}",
+            *(f"{group}={choices(group)[index % len(choices(group))]}" for group in ("model", "dataset", "optimizer")),
+        ]
+        found = composer.compose(lines)
+        if index % 7 == 0:
+            same(found, by_hydra(composer, *lines))
+
+
+def test_hydra_composes_no_more_than_it_must():
+    composer = Composer()
+    for strategy, model, optimizer in itertools.product(choices("strategy"), ("mlp", "lstm"), ("sgd", "adam")):
+        composer.compose([f"strategy={strategy}", f"model={model}", f"optimizer={optimizer}"])
+    assert len(composer._frames) == 2  # a model that says how long it trains is more than its group
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ("strategy={}", "model=greedy"),  # writes into the strategy
+        ("strategy={}", "experiment=mine"),
+        ("strategy={}", "optimizer=late", "model=lstm"),  # both say how long
+        ("optimizer=late", "model=greedy", "strategy={}"),
+        ("strategy={}", "~strategy.rate"),
+        ("strategy={}", "experiment=said"),
+        ("strategy={}", "experiment=swept"),
+    ],
+)
+def test_files_that_write_elsewhere_are_left_to_hydra(own, lines):
+    composer = Composer(str(own))
+    for strategy in ("standard", "gentle", "with_defaults", "deep/down", "gradual"):
+        overrides = [line.format(strategy) for line in lines]
+        same(composer.compose(overrides), by_hydra(composer, *overrides))
+
+
+def test_interpolations_are_resolved_with_the_values_of_each_run(own):
+    composer = Composer(str(own))
+    for rate, batch in ((0.25, 8), (0.5, 9)):
+        lines = ["experiment=said", f"strategy.rate={rate}", "model=lstm", f"batch_size={batch}"]
+        found = composer.compose(lines)
+        assert (found.data["study"], found.data["epochs"]) == (f"lstm-{rate}", batch)
+        assert "study: ${model.kind}-${strategy.rate}" in found.files["config.yaml"]
+        same(found, by_hydra(composer, *lines))
+    typed = composer.compose(["study=${model.kind}x"])
+    assert typed.data["study"] == "mlpx"
+    assert "study: ${model.kind}x" in typed.files["config.yaml"]
+    assert refused(composer, "study=${surely.not}").startswith("study=${surely.not}: ")
+
+
+# ---- the sweep block of an experiment
+
+
+def test_a_sweep_block_is_no_part_of_the_config(own):
+    composer = Composer(str(own))
+    found = composer.compose(["experiment=swept", "seed=3"])
+    assert found.sweep == {"grid": {"strategy": ["none", "standard"]}, "seeds": 2}
+    assert "sweep" not in found.data
+    assert "grid" not in found.files["config.yaml"]
+    assert check(found.data).epochs == 3
+    assert composer.compose(["seed=3"]).sweep is None
+
+
+@pytest.mark.parametrize("override", ["sweep.seeds=3", "+sweep={seeds:3}", "~sweep", "sweep.grid.seed=1,2"])
+def test_a_sweep_block_is_not_typed(own, override):
+    line = f"{override}: this stands in an experiment; here type the axes, key=a,b, and seeds="
+    assert refused(Composer(str(own)), "experiment=swept", override) == line

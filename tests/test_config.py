@@ -15,6 +15,7 @@ from support import CONF, choices, composed, config, message, run_of, set_at
 
 import dropbench
 from dropbench import config as border
+from dropbench.compose import Composer
 from dropbench.config import CIRCUMSTANCES, Config, Run, check, digest, meaning
 from dropbench.errors import UserError
 from dropbench.schema import plain
@@ -202,6 +203,85 @@ def test_a_hash_is_that_of_canonical_json():
     assert set(data) == {item.name for item in fields(Config)} - CIRCUMSTANCES | {"version"}
 
 
+#: Ids and groups, under version 7.1, that must never change unless the meaning of a run does.
+GOLDEN = {
+    (): ("digits-mlp-standard-r0.5-s0-5ac50f83", "08f56082"),
+    ("strategy=none", "strategy.rate=0.3", "seed=18446744073709551615"): (
+        "digits-mlp-none-r0-s18446744073709551615-076cab51",
+        "c06c97e4",
+    ),
+    ("strategy=gradual/late", "model=lstm", "strategy.rate=0.25", "seed=7"): (
+        "digits-lstm-gradual.late-r0.25-s7-09c036c0",
+        "f032165b",
+    ),
+    ("strategy=rdrop", "optimizer=adamw", "optimizer.learning_rate=1e-5", "seed=1"): (
+        "digits-mlp-rdrop-r0.3-s1-3120f110",
+        "73188700",
+    ),
+    ("strategy=combined", "model=cnn", "evaluation.prune=0.5"): ("digits-cnn-combined-r0.5-s0-0321a143", "53279d16"),
+    ("dataset=adding", "model=lstm", "strategy=transition/zoneout"): (
+        "adding-lstm-transition.zoneout-r0.15-s0-3a245de6",
+        "6ab52785",
+    ),
+    ("dataset=temporal_order", "model=lstm", "strategy=embedding", "strategy.cap=0.9"): (
+        "temporal_order-lstm-embedding-r0.1-s0-2585cfec",
+        "0644eb8f",
+    ),
+    ("strategy=concrete", "strategy.noise.temperature=0.2", "early_stop=3"): (
+        "digits-mlp-concrete-r0.1-s0-f1205fa9",
+        "dea5b49e",
+    ),
+    ("strategy=layerwise/rates", "model.widths=[64,32]"): ("digits-mlp-layerwise.rates-r0.5-s0-a341b4e4", "d2404c03"),
+    ("model.widths=[30,7]", "model.widen=true", "strategy.rate=0.75"): (
+        "digits-mlp-standard-r0.75-s0-358000e5",
+        "d964d69c",
+    ),
+    ("strategy=variational/sparse", "precision=bfloat16", "selection=last"): (
+        "digits-mlp-variational.sparse-r0.02-s0-caef08ae",
+        "932200c8",
+    ),
+    ("strategy=targeted/adversarial", "control=shuffled", "diagnostics=true"): (
+        "digits-mlp-targeted.adversarial-r0.5-s0-95ee3262",
+        "e23f6d8d",
+    ),
+    ("strategy=adaptive/difficulty", "dataset=mnist", "batch_size=128"): (
+        "mnist-mlp-adaptive.difficulty-r0.5-s0-6923eedf",
+        "9bcb2c26",
+    ),
+    ("strategy=standard", "scaling=test", "strategy.rates={hidden1:0.1}", "study=other", "stack=3"): (
+        "digits-mlp-standard-r0.5-s0-2777ac7e",
+        "16b2a819",
+    ),
+}
+
+
+@pytest.mark.parametrize("overrides", GOLDEN, ids=" ".join)
+def test_ids_are_what_they_were(monkeypatch, overrides):
+    monkeypatch.setattr(border, "__version__", "7.1.0")
+    run = Run(config(*overrides), composed(*overrides).choices)
+    assert (run.id, run.group) == GOLDEN[overrides]
+
+
+@pytest.mark.parametrize("strategy", choices("strategy"))
+def test_an_id_is_put_together_from_its_parts_and_is_the_hash_of_the_whole(strategy):
+    run = run_of(f"strategy={strategy}", "model=lstm", "evaluation.prune=0.5", "early_stop=3")
+    whole = meaning(run.config)
+    assert run.id.endswith(f"-{digest(whole)}")
+    assert run.group == digest({**whole, "seed": None, "choices": dict(run.choices)})
+
+
+def test_the_files_that_a_policy_names_are_part_of_the_id(tmp_path):
+    file = tmp_path / "scores.json"
+    ids = set()
+    for text in ("{}", "[]", None):
+        file.write_text(text) if text else file.unlink()
+        policy = "strategy.policies={targeted:{score:file,file:'%s'}}" % file
+        run = Run(check(Composer().compose([policy]).data), composed().choices)
+        assert run.id.endswith(f"-{digest(meaning(run.config))}")
+        ids.add(run.id)
+    assert len(ids) == 3
+
+
 #: What the cases below say again in other ways.
 SAID = (
     "strategy=standard",
@@ -249,7 +329,12 @@ CHANGED = {
     "rerun": True,
     "stack": 3,
     "workers": 1,
-    "launcher": "local",
+    "launcher": "slurm",
+    "slurm": {"gpus": 1},
+    "on_failure": "stop",
+    "prune": 0.5,
+    "seeds": [3, 4],
+    "budget": "10m",
     "extensions": ["dropbench"],
 }
 

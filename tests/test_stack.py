@@ -18,7 +18,7 @@ from dropbench.noise.gaussian import Gaussian
 from dropbench.optim.adam import Adam
 from dropbench.optim.schedules import Decay
 from dropbench.optim.sgd import SGD
-from dropbench.stack import MEMORY, MOST_RUNS, capacity, partition, signature, stacked
+from dropbench.stack import MEMORY, MOST_RUNS, capacity, signature, stacked
 
 # ---- one part for many
 
@@ -123,39 +123,6 @@ def test_every_real_number_of_the_presets_is_read_as_such():
         assert signature(one) == signature(two)
         stacked([one.optimizer, two.optimizer])
         stacked([one.strategy, two.strategy])
-
-
-SEVERAL = ("nothing", "widths", "noise", "no_max_norm", "optimizer")
-
-
-@st.composite
-def runs(draw: st.DrawFn) -> tuple[list[Config], list[str]]:
-    """Runs of few shapes in any order, and the shape of each."""
-    shapes = draw(st.lists(st.sampled_from(SEVERAL), max_size=25))
-    numbers = draw(st.lists(st.floats(0.01, 0.9), min_size=len(shapes), max_size=len(shapes)))
-    changes = draw(st.lists(st.sampled_from(["seed", "rate", "cap"]), min_size=len(shapes), max_size=len(shapes)))
-    made = [
-        LARGE[shape](SMALL[change](BASE, number))
-        for shape, change, number in zip(shapes, changes, numbers, strict=True)
-    ]
-    return made, shapes
-
-
-@given(runs(), st.integers(1, 9))
-def test_partition(made, most):
-    configs, shapes = made
-    parts = partition(configs, most)
-    assert sorted(index for part in parts for index in part) == list(range(len(configs)))  # every run once
-    assert all(1 <= len(part) <= most for part in parts)
-    for part in parts:
-        assert len({shapes[index] for index in part}) == 1
-        assert part == sorted(part)
-        stacked([configs[index].strategy for index in part])
-        stacked([configs[index].optimizer for index in part])
-    for shape in set(shapes):  # no two parts that could be one
-        assert sum(shapes[part[0]] == shape and len(part) < most for part in parts) <= 1
-    groups = [shapes[part[0]] for part in parts]
-    assert list(dict.fromkeys(groups)) == list(dict.fromkeys(shapes))  # in the order of first appearance
 
 
 # ---- how many

@@ -18,6 +18,8 @@ from dropbench.terminal import clean
 VERBS = {
     "train": ("train", "train and evaluate one run, or with -m a sweep of runs"),
     "sweep": ("train", "the same as train -m"),
+    "resume": ("resume", "go on with interrupted runs and sweeps"),
+    "status": ("status", "how far a sweep is, on this machine or a cluster"),
     "compare": ("compare", "the table of recorded runs: mean and deviation over seeds"),
     "runs": ("runs", "list recorded runs, look at one"),
     "list": ("list", "what there is: strategies, models, datasets, optimizers, experiments"),

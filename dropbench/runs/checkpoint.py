@@ -50,15 +50,34 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
     write(path, content)
 
 
-def load(folder: Path) -> tuple[Checkpoint | None, list[str]]:
-    """The newest sound checkpoint, or None; and a line for each file that was passed over."""
+def steps(folder: Path) -> list[int]:
+    """The steps of the checkpoints that are kept, the newest first, as far as their headers tell."""
+    found = []
+    for name in (NAME, PREVIOUS):
+        try:
+            with safetensors.safe_open(folder / name, framework="pt") as file:
+                found.append(int(json.loads((file.metadata() or {})["facts"])["step"]))
+        except (ValueError, TypeError, KeyError, RecursionError, OSError, safetensors.SafetensorError):
+            continue
+    return found
+
+
+def load(folder: Path, step: int | None = None) -> tuple[Checkpoint | None, list[str]]:
+    """The newest sound checkpoint, or None; and a line for each file that was passed over.
+
+    Args:
+        folder: of the run.
+        step: a newer one than that of this step is passed over without a word; None: the newest.
+    """
     complaints: list[str] = []
     for name in (NAME, PREVIOUS):
         path = folder / name
         if not path.exists():
             continue
         try:
-            return _read(path), complaints
+            found = _read(path)
+            if step is None or found.facts["step"] <= step:
+                return found, complaints
         except (ValueError, RecursionError, OSError, safetensors.SafetensorError) as error:
             complaints.append(f"{path} is damaged ({error}) and is passed over")
     return None, complaints

@@ -25,6 +25,7 @@ PACKAGES = ("torch", "torchvision", "hydra-core", "omegaconf", "numpy", "safeten
 def describe(device: torch.device) -> dict[str, Any]:
     """Versions, hardware, git and determinism, for `record.json`."""
     return {
+        "folder": str(Path.cwd()),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {
             "dropbench": dropbench.__version__,

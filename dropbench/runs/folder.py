@@ -16,6 +16,7 @@ from dropbench import schema
 from dropbench.errors import UserError
 from dropbench.runs import checkpoint
 from dropbench.runs.files import disk, dump, line, lines, sync_folder, write
+from dropbench.runs.records import PRUNED
 
 if TYPE_CHECKING:
     from io import FileIO
@@ -28,9 +29,8 @@ RESULT, METRICS, ERROR, RECORD, CONFIG, LOCK = (
 _ATTEMPTS, _PATIENCE = 50, 2
 
 
-def path_of(run: Run) -> Path:
-    """Where a run lies."""
-    return Path(run.config.output_root) / run.config.study / run.id
+class BusyError(UserError):
+    """Another process holds the run folder."""
 
 
 def _hold(path: Path, lock: int) -> None:
@@ -42,7 +42,7 @@ def _hold(path: Path, lock: int) -> None:
         except BlockingIOError:
             holder = os.pread(lock, 20, 0).split(b"\n")[0].decode(errors="replace")
             if attempt + 1 == _ATTEMPTS or (attempt >= _PATIENCE and holder):
-                raise UserError(f"run folder busy: {path} is held by process {holder or 'unknown'}") from None
+                raise BusyError(f"run folder busy: {path} is held by process {holder or 'unknown'}") from None
             time.sleep(0.02)  # a reader holds the lock for an instant; a holder soon writes its number
     name = f"{os.getpid()}\n".encode()
     os.pwrite(lock, name, 0)
@@ -71,7 +71,8 @@ class RunFolder:
         """Makes the folder if it is not there, and holds it.
 
         Raises:
-            UserError: another process holds it, or the disk refuses.
+            BusyError: another process holds it.
+            UserError: the disk refuses.
         """
         with disk(path):
             path.mkdir(parents=True, exist_ok=True)
@@ -86,7 +87,7 @@ class RunFolder:
     def start(self, run: Run, record: dict[str, Any], hydra: dict[str, str]) -> None:
         """Clears what an earlier attempt left and writes what is known before the first step."""
         with disk(self.path):
-            for name in (RESULT, ERROR, METRICS, checkpoint.NAME, checkpoint.PREVIOUS):
+            for name in (RESULT, ERROR, PRUNED, METRICS, checkpoint.NAME, checkpoint.PREVIOUS):
                 (self.path / name).unlink(missing_ok=True)
             (self.path / ".hydra").mkdir(exist_ok=True)
         for name, text in hydra.items():
@@ -96,9 +97,12 @@ class RunFolder:
         self.seq = 0
         self._open()
 
-    def resume(self) -> checkpoint.Checkpoint | None:
-        """Goes back to the newest sound checkpoint: what was written after it is cut. None where there is none."""
-        found, complaints = checkpoint.load(self.path)
+    def resume(self, step: int | None = None) -> checkpoint.Checkpoint | None:
+        """Goes back to the newest sound checkpoint, or that of `step`: what was written after it is cut.
+
+        None where there is none.
+        """
+        found, complaints = checkpoint.load(self.path, step)
         self.complaints = complaints
         if found is None:
             return None
@@ -108,7 +112,7 @@ class RunFolder:
             self.complaints.append(f"{self.path / METRICS} lacks records that the checkpoint counts")
             return None
         with disk(self.path):
-            for name in (RESULT, ERROR):  # of an attempt that failed
+            for name in (RESULT, ERROR, PRUNED):  # of an attempt that failed, or was stopped
                 (self.path / name).unlink(missing_ok=True)
         write(self.path / METRICS, b"".join(line(record) for record in kept))
         self.seq = len(kept)

@@ -1,7 +1,7 @@
 """Reads run folders back. Whatever lies there, nothing raises and every run is accounted for.
 
 The state of a run is derived, never stored: `result.json` present = done or failed (unreadable if it is torn or not one
-of ours); otherwise running while the file `lock` is held, and else interrupted.
+of ours); otherwise running while the file `lock` is held; else pruned where `pruned.json` says so; else interrupted.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from dropbench.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-State = Literal["done", "failed", "running", "interrupted", "unreadable"]
-STATES: tuple[State, ...] = ("done", "failed", "running", "interrupted", "unreadable")
+State = Literal["done", "failed", "pruned", "running", "interrupted", "unreadable"]
+STATES: tuple[State, ...] = ("done", "failed", "pruned", "running", "interrupted", "unreadable")
+#: Stands in the folder of a run that a sweep with `prune` stopped.
+PRUNED = "pruned.json"
 SPLITS = ("train", "validation", "test")
 #: What is measured of a run: the splits, and where it was asked for the held-out ones again, by the mean of passes with
 #: noise (`mc`) and after the least of the net was cut (`pruned`).
@@ -242,6 +244,8 @@ def _unfinished(folder: Path) -> RunRecord:
     """A run that has no result yet."""
     if _held(folder / "lock"):
         return RunRecord(folder, "running", study=folder.parent.name)
+    if (folder / PRUNED).exists():
+        return RunRecord(folder, "pruned", study=folder.parent.name)
     if (folder / "config.yaml").exists() or (folder / "lock").exists():
         return RunRecord(folder, "interrupted", study=folder.parent.name)
     return RunRecord(folder, "unreadable", "neither result.json nor config.yaml nor lock", study=folder.parent.name)

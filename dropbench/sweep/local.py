@@ -1,25 +1,22 @@
-"""Trains planned runs in this process, stack by stack, into their folders."""
+"""Trains stacks of runs in this process, into their folders."""
 
 from __future__ import annotations
 
 import json
 import os
-import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
-
-from tqdm import tqdm
 
 from dropbench import runner, schema
 from dropbench.config import meaning
-from dropbench.control import data_of_twin, needs_record, twin
+from dropbench.control import data_of_twin, twin
 from dropbench.errors import UserError
+from dropbench.runs import checkpoint
 from dropbench.runs.environment import data_hash, describe
-from dropbench.runs.folder import RunFolder, path_of
+from dropbench.runs.folder import RunFolder
 from dropbench.runs.records import read_run
-from dropbench.stack import capacity, partition
 from dropbench.state import StaleCheckpointError
 
 if TYPE_CHECKING:
@@ -27,37 +24,26 @@ if TYPE_CHECKING:
     from dropbench.config import Config, Run
     from dropbench.data import Data
     from dropbench.runs.checkpoint import Checkpoint
+    from dropbench.sweep.report import Report
 
 
-@dataclass
-class Report:
-    """How it went.
+@dataclass(frozen=True)
+class _Member:
+    """A run of a stack, its folder, and the config that is trained for it: its own, or that of its twin."""
 
-    Args:
-        failed: a line about each run that failed, by its id.
-        refused: a line about each run whose strategy or model cannot act on its data, by its id.
-        warnings: what was mended on the way.
-        crashed: whether an error of dropbench itself, and not of the training, made a run fail.
-    """
-
-    failed: dict[str, str] = field(default_factory=dict)
-    refused: dict[str, str] = field(default_factory=dict)
-    warnings: list[str] = field(default_factory=list)
-    crashed: bool = False
+    run: Run
+    folder: RunFolder
+    config: Config
 
 
 class Local:
-    """Trains runs one stack after the other.
+    """Trains runs, stack by stack.
 
     Args:
         command: what the user typed, for the record.
         hydra: what Hydra composed for each run, by id.
         interrupted: whether to save and stop.
-        progress: whether to show a bar.
-
-    Attributes:
-        report: how it went.
-        watch: is told, now and then, which share of a stack is done; or None.
+        report: is told what becomes of the runs.
     """
 
     def __init__(
@@ -65,122 +51,56 @@ class Local:
         command: Sequence[str],
         hydra: Mapping[str, Composed | None],
         interrupted: Callable[[], bool],
-        progress: bool,
+        report: Report,
     ) -> None:
-        self.command, self.hydra, self.interrupted, self.progress = list(command), hydra, interrupted, progress
-        self.report = Report()
-        self.watch: Callable[[float], None] | None = None
+        self.command, self.hydra, self.interrupted, self.report = list(command), hydra, interrupted, report
         self._loaded: dict[str, tuple[Data, str]] = {}
 
-    def begin(self, hydra: Mapping[str, Composed | None]) -> None:
-        """Starts a new report, for runs composed like this."""
-        self.hydra, self.report = hydra, Report()
+    def trained_config(self, run: Run) -> Config:
+        """The config that is trained for a run: its own, or that of its twin.
 
-    def stacks(self, runs: Sequence[Run]) -> list[list[Run]]:
-        """Sorts runs into stacks; those that cannot be trained go to `report.refused`."""
-        able: list[Run] = []
-        room: list[int] = []
-        for run in runs:
-            config = run.config
-            runner.device_of(config.device)
-            data, _ = self._data(config)
-            try:
-                parameters = config.model.parameters(data.facts)
-                sites = config.model.sites(data.facts)
-                config.strategy.place(sites, data.facts)
-                if not needs_record(config):
-                    twin(config, data).strategy.place(sites, data.facts)
-            except UserError as refusal:
-                self.report.refused[run.id] = str(refusal)
-                continue
-            able.append(run)
-            room.append(capacity(parameters) if config.stack == "auto" else config.stack)
-        most = dict(zip((run.id for run in able), room, strict=True))
-        whole = partition([run.config for run in able], len(able) or 1)
-        whole.sort(key=lambda group: needs_record(able[group[0]].config))  # after the runs that they control
-        found = []
-        for group in whole:
-            size = min(most[able[index].id] for index in group)
-            found += [[able[index] for index in group[at : at + size]] for at in range(0, len(group), size)]
-        return found
+        Raises:
+            UserError: its strategy or model cannot act on its data.
+        """
+        data = self.data(run.config)[0]
+        config = twin(run.config, data, self._controlled(run))
+        config.strategy.place(config.model.sites(data.facts), data.facts)
+        return config
 
-    def train(self, stack: Sequence[Run], label: str = "") -> None:
+    def train(self, stack: Sequence[Run], until: int | None = None) -> None:
         """Trains one stack: takes the folders, goes on from checkpoints, and hands failures to the report.
+
+        When something raises, each half of the stack goes on by itself, so that in the end the run that raised, or
+        the memory that was short, costs no other run its result.
+
+        Args:
+            stack: runs of one shape.
+            until: epoch after which they are saved and left, without a result; None for the end.
 
         Raises:
             runner.Interrupted: after everything was saved.
-            UserError: a folder is busy, the disk refuses.
+            BusyError: another process holds one of the folders; none was touched.
+            UserError: the disk refuses.
         """
-        folders: list[RunFolder] = []
-        twins: dict[str, Config] = {}
+        configs: dict[str, Config] = {}
         for run in stack:
             try:
-                twins[run.id] = twin(run.config, self._data(run.config)[0], self._controlled(run))
+                configs[run.id] = self.trained_config(run)
             except UserError as refusal:
-                self.report.refused[run.id] = str(refusal)
+                self.report.refused(run.id, str(refusal))
+        folders: list[RunFolder] = []
         try:
-            held = []
-            for run in (run for run in stack if run.id in twins):
-                folder = RunFolder.take(path_of(run))
-                folders.append(folder)
-                if run.config.rerun or read_run(folder.path).state != "done":  # another process may have done it
-                    held.append((run, folder, None if run.config.rerun else folder.resume()))
-                self.report.warnings += folder.complaints
-            by_step: dict[int, list[tuple[Run, RunFolder, Checkpoint | None]]] = {}
-            for item in held:
-                by_step.setdefault(item[2].facts["step"] if item[2] else 0, []).append(item)
-            for items in by_step.values():
-                self._train(items, twins, label)
+            members = []
+            for run in (run for run in stack if run.id in configs):
+                folders.append(RunFolder.take(run.path))
+                if run.config.rerun or read_run(run.path).state != "done":  # another process may have done it
+                    members.append(_Member(run, folders[-1], configs[run.id]))
+            self._go_on(members, until)
         finally:
             for folder in folders:
                 folder.close()
 
-    def _train(
-        self, items: Sequence[tuple[Run, RunFolder, Checkpoint | None]], twins: Mapping[str, Config], label: str
-    ) -> None:
-        config = items[0][0].config
-        device = runner.device_of(config.device)
-        data, digest = self._data(config)
-        checkpoints = [checkpoint for _, _, checkpoint in items if checkpoint is not None]
-        if not checkpoints:
-            record = {**describe(device), "command": self.command, "data": {"sha256": digest}}
-            for slot, (run, folder, _) in enumerate(items):
-                about = {"choices": dict(run.choices), "group": run.group, "stack": {"size": len(items), "slot": slot}}
-                composed = self.hydra.get(run.id)
-                folder.start(run, {**record, **about}, composed.files if composed else {})
-        sink = FolderSink([run for run, _, _ in items], [folder for _, folder, _ in items], self, label)
-        try:
-            configs = [twins[run.id] for run, _, _ in items]
-            runner.train(configs, data_of_twin(config, data), device, sink, checkpoints)
-        except StaleCheckpointError as error:
-            self.report.warnings += [f"{folder.path}: {error}; it is trained anew" for _, folder, _ in items]
-            self._train([(run, folder, None) for run, folder, _ in items], twins, label)
-        except (runner.Interrupted, UserError, KeyboardInterrupt):
-            raise
-        except Exception as error:
-            self.report.crashed = True
-            for slot in range(len(items)):
-                sink.fail(slot, f"{type(error).__name__}: {error}", traceback.format_exc())
-            if os.environ.get("DROPBENCH_DEBUG") == "1":
-                raise
-        finally:
-            sink.bar.close()
-
-    def _controlled(self, run: Run) -> dict[str, float] | None:
-        """The mean rate at every site of the run that this one controls, where its twin is made of them.
-
-        Raises:
-            UserError: that run has no result yet.
-        """
-        if not needs_record(run.config):
-            return None
-        path = path_of(replace(run, config=replace(run.config, control="none")))
-        record = read_run(path)
-        if record.state != "done":
-            raise UserError(f"control=mean: needs the result of the run that it controls; train that first: {path}")
-        return {site: figures["asked"] for site, figures in record.rates.items()}
-
-    def _data(self, config: Config) -> tuple[Data, str]:
+    def data(self, config: Config) -> tuple[Data, str]:
         """The data of a run and their hash; runs with the same data set share them."""
         key = json.dumps(schema.plain(config.dataset), sort_keys=True)
         if key not in self._loaded:
@@ -188,82 +108,124 @@ class Local:
             self._loaded[key] = data, data_hash(data)
         return self._loaded[key]
 
+    def _go_on(self, members: Sequence[_Member], until: int | None) -> None:
+        """Trains the members from where they stand: together from the newest step that all of them have saved."""
+        saved = [set(checkpoint.steps(member.folder.path)) for member in members if not member.run.config.rerun]
+        common = set.intersection(*saved) if len(saved) == len(members) and members else set()
+        standing: dict[int | None, list[tuple[_Member, Checkpoint | None]]] = {}
+        for member in members:
+            found = None if member.run.config.rerun else member.folder.resume(max(common) if common else None)
+            for complaint in member.folder.complaints:
+                self.report.warned(complaint)
+            standing.setdefault(None if found is None else found.facts["step"], []).append((member, found))
+        for pairs in standing.values():
+            checkpoints = [found for _, found in pairs if found is not None]
+            self._train([member for member, _ in pairs], checkpoints, until)
+
+    def _train(self, members: Sequence[_Member], checkpoints: Sequence[Checkpoint], until: int | None) -> None:
+        """Trains members that stand at one step; checkpoints: one of each, or none, to start afresh."""
+        config = members[0].run.config
+        device = runner.device_of(config.device)
+        data, digest = self.data(config)
+        if not checkpoints:
+            record = {**describe(device), "command": self.command, "data": {"sha256": digest}}
+            for slot, member in enumerate(members):
+                run, first = member.run, members[0].run.id
+                stack = {"size": len(members), "slot": slot, "first": first}
+                about = {"choices": dict(run.choices), "group": run.group, "stack": stack}
+                composed = self.hydra.get(run.id)
+                member.folder.start(run, {**record, **about}, composed.files if composed else {})
+        sink = FolderSink(members, self.report, self.interrupted)
+        try:
+            configs = [member.config for member in members]
+            runner.train(configs, data_of_twin(config, data), device, sink, checkpoints, until)
+        except StaleCheckpointError as error:
+            for member in members:
+                self.report.warned(f"{member.folder.path}: {error}; it is trained anew")
+            self._train(members, [], until)
+        except (runner.Interrupted, UserError, KeyboardInterrupt):
+            raise
+        except Exception as error:
+            if len(members) == 1:
+                sink.fail(0, f"{type(error).__name__}: {error}", traceback.format_exc(), crashed=True)
+                if os.environ.get("DROPBENCH_DEBUG") == "1":
+                    raise
+                return
+            left = [member for slot, member in enumerate(members) if slot not in sink.over]
+            half = -(-len(left) // 2)
+            for part in filter(None, (left[:half], left[half:])):
+                self._go_on(part, until)
+
+    def _controlled(self, run: Run) -> dict[str, float] | None:
+        """The mean rate at every site of the run that this one controls, where its twin is made of them.
+
+        Raises:
+            UserError: that run has no result yet.
+        """
+        if not run.config.needs_record:
+            return None
+        path = replace(run, config=replace(run.config, control="none")).path
+        record = read_run(path)
+        if record.state != "done":
+            raise UserError(f"control=mean: needs the result of the run that it controls; train that first: {path}")
+        return {site: figures["asked"] for site, figures in record.rates.items()}
+
 
 class FolderSink:
-    """The `Sink` that writes each run of a stack to its folder, and shows how far it is."""
+    """The `Sink` that writes each run of a stack to its folder."""
 
-    def __init__(self, runs: Sequence[Run], folders: Sequence[RunFolder], local: Local, label: str) -> None:
-        self.runs, self.folders, self.local = runs, folders, local
-        self.bar = tqdm(
-            desc=label or runs[0].id, unit="step", leave=False, dynamic_ncols=True,
-            disable=None if local.progress else True,
-        )  # fmt: skip
-        self.finished: set[int] = set()
-        self.told = 0.0
+    def __init__(self, members: Sequence[_Member], report: Report, interrupted: Callable[[], bool]) -> None:
+        self.members, self.report, self.interrupted = members, report, interrupted
+        self.over: set[int] = set()
 
     def progress(self, step: int, steps: int) -> None:
         """See `Sink`."""
-        if self.bar.total is None:
-            self.bar.total, self.bar.initial = steps, step - 1
-            self.bar.n = step - 1
-        self.bar.update()
-        if self.local.watch is not None and time.monotonic() - self.told > 1:
-            self.told = time.monotonic()
-            self.local.watch(step / steps)
+        self.report.progress(step, steps)
 
     def metrics(self, run: int, record: dict[str, Any]) -> None:
         """See `Sink`."""
-        self.folders[run].metrics(record)
-        if run == 0 and not self.bar.disable:
-            name = "error" if "error" in record["validation"] else "rmse"
-            rates = [site["rate"] for site in record["sites"].values()]
-            self.bar.set_postfix(
-                {
-                    "epoch": record["epoch"],
-                    "loss": f"{record['training_loss']:.3f}",
-                    f"validation {name}": f"{record['validation'][name]:.2f}",
-                    "rate": f"{max(rates, default=0):.2f}",
-                },
-                refresh=False,
-            )
+        self.members[run].folder.metrics(record)
+        self.report.evaluated(self.members[run].run.id, record)
 
     def checkpoint(self, run: int, checkpoint: Checkpoint) -> None:
         """See `Sink`."""
-        self.folders[run].checkpoint(checkpoint)
+        self.members[run].folder.checkpoint(checkpoint)
 
     def finish(self, run: int, result: dict[str, Any]) -> None:
         """See `Sink`."""
         if "error" in result:
-            self.fail(run, result["error"], result["error"])
-        else:
-            self._write(run, {"status": "done", **result})
+            self.fail(run, result["error"], result["error"], crashed=False)
+            return
+        self.over.add(run)
+        self.members[run].folder.finish({**identity(self.members[run].run), "status": "done", **result})
+        name = next(name for name in ("error", "rmse", "loss") if name in result["validation"])
+        of = self.members[run].run
+        self.report.finished(of.id, result["validation"][name], name, of.choices["dataset"])
 
-    def fail(self, run: int, reason: str, details: str) -> None:
+    def fail(self, run: int, reason: str, details: str, crashed: bool) -> None:
         """Records a failed run, unless it has a result already."""
-        if run not in self.finished:
-            self.local.report.failed[self.runs[run].id] = reason
-            self._write(run, {"status": "failed", "error": reason}, details)
+        if run not in self.over:
+            self.over.add(run)
+            write_failure(self.members[run].run, self.members[run].folder, reason, details)
+            self.report.failed(self.members[run].run.id, reason, crashed)
 
-    def interrupted(self) -> bool:
-        """See `Sink`."""
-        return self.local.interrupted()
 
-    def _write(self, slot: int, result: dict[str, Any], error: str | None = None) -> None:
-        run = self.runs[slot]
-        self.finished.add(slot)
-        self.folders[slot].finish(
-            {
-                "id": run.id,
-                "study": run.config.study,
-                "seed": run.config.seed,
-                "choices": dict(run.choices),
-                "rate": run.config.strategy.rate,
-                "group": run.group,
-                "settings": flat(meaning(run.config)),
-                **result,
-            },
-            error,
-        )
+def write_failure(run: Run, folder: RunFolder, reason: str, details: str) -> None:
+    """Writes the result of a run that failed, and `error.txt` with the details."""
+    folder.finish({**identity(run), "status": "failed", "error": reason}, details)
+
+
+def identity(run: Run) -> dict[str, Any]:
+    """What every `result.json` says of its run."""
+    return {
+        "id": run.id,
+        "study": run.config.study,
+        "seed": run.config.seed,
+        "choices": dict(run.choices),
+        "rate": run.config.strategy.rate,
+        "group": run.group,
+        "settings": flat(meaning(run.config)),
+    }
 
 
 def flat(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,35 +1,42 @@
-"""Trains the stacks of a sweep in several processes, each with its share of the machine's threads.
+"""Worker processes, each with its share of the machine, and what they are given to do.
 
-Two processes of one thread train small nets up to 1.8 times as fast as one process of two threads (measured on digits).
-A worker that dies takes no run with it: the runs of its stack go on, each alone, from their checkpoints.
+Whoever leads them imports no torch, so that a sweep can be planned at once. Two processes of one thread train small
+nets up to 1.8 times as fast as one process of two threads (measured on digits). A worker that dies takes no run with
+it: those of its stack go on from their checkpoints, each alone, so that one that kills takes no neighbour down again.
 """
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import signal
+import time
 from collections import deque
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
-
 from dropbench.errors import UserError
-from dropbench.runs.folder import path_of
 from dropbench.runs.records import read_run
+from dropbench.sweep.halving import rung
+from dropbench.sweep.plan import Look
+from dropbench.sweep.report import Report
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from multiprocessing.process import BaseProcess
     from multiprocessing.synchronize import Event
 
+    from dropbench.compose import Composed
     from dropbench.config import Run
-    from dropbench.sweep.local import Local, Report
+    from dropbench.sweep.live import View
 
-#: Seconds between two looks at whether the user wants to stop.
-PATIENCE = 0.2
+#: Seconds between two looks at whether the user wants to stop, and between two tries at a folder that is held.
+PATIENCE, HELD = 0.2, 1.0
+#: So many runs that crash with one same error, and none that ends well before them, stop a sweep.
+SAME = 3
 
 
 def cores() -> int:
@@ -37,170 +44,353 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def workers_for(stacks: Sequence[Sequence[Run]]) -> int:
-    """How many processes train these stacks: what the config says; `auto`: as many as cores, with two stacks each.
+class SweepReport(Report):
+    """What becomes of the runs of a sweep, shown at once, and whether that is a reason to stop.
 
-    On CUDA `auto` is one, since runs that share a GPU share a stack.
+    Args:
+        view: shows it.
+        first: whether the first failure is such a reason.
+
+    Attributes:
+        reason: to stop, or None.
+        over: the runs that are done or failed.
     """
-    if not stacks:
-        return 1
-    config = stacks[0][0].config
-    if config.workers != "auto":
-        return min(config.workers, len(stacks))
-    import torch
 
-    on_gpu = config.device.startswith("cuda") or (config.device == "auto" and torch.cuda.is_available())
-    return 1 if on_gpu else max(1, min(cores(), len(stacks) // 2))
+    def __init__(self, view: View, first: bool) -> None:
+        super().__init__()
+        self.view, self.first = view, first
+        self.reason: str | None = None
+        self.over: set[str] = set()
+        self._crashes: list[str] | None = []
+
+    def finished(self, run: str, figure: float, name: str, dataset: str) -> None:
+        """See `Report`."""
+        self._crashes = None
+        self.over.add(run)
+        self.failures.pop(run, None)
+        self.view.finished(run, figure, name, dataset)
+
+    def failed(self, run: str, reason: str, crashed: bool) -> None:
+        """See `Report`."""
+        super().failed(run, reason, crashed)
+        self.over.add(run)
+        self.view.failed(run, reason)
+        if self.first:
+            self.reason = "on_failure=stop"
+        elif crashed and self._crashes is not None:
+            self._crashes.append(reason)
+            if len(self._crashes) >= SAME and len(set(self._crashes)) == 1:
+                self.reason = f"the first {len(self._crashes)} runs all failed with one same error"
+
+    def refused(self, run: str, reason: str) -> None:
+        """See `Report`."""
+        super().refused(run, reason)
+        self.view.dropped(run)
+
+    def warned(self, line: str) -> None:
+        """See `Report`."""
+        super().warned(line)
+        self.view.note(f"warning: {line}")
+
+
+@dataclass(frozen=True)
+class _Task:
+    """Runs that a worker is given, and how many processes died of them."""
+
+    number: int
+    runs: tuple[Run, ...]
+    deaths: int = 0
 
 
 @dataclass
 class _Worker:
     process: BaseProcess
     pipe: Connection
-    stack: list[Run] = field(default_factory=list)
-    done: float = 0.0
+    device: str | None
+    task: _Task | None = None
+
+    def tell(self, *message: Any) -> None:
+        """Sends a message; that nobody hears it shows when an answer is waited for."""
+        with suppress(OSError):
+            self.pipe.send(message)
 
 
-def train_all(local: Local, stacks: Sequence[Sequence[Run]], workers: int, interrupted: Callable[[], bool]) -> bool:
-    """Trains the stacks in `workers` processes and gathers what became of them in `local.report`.
+class Crew:
+    """Worker processes; a context manager that ends them.
 
     Args:
-        local: says what is recorded; its report is filled.
-        stacks: of runs.
-        workers: processes.
-        interrupted: whether to save and stop.
-
-    Returns:
-        Whether all were trained; False after an interruption, when everything is saved.
-
-    Raises:
-        UserError: a folder is busy, the disk refuses.
+        command: what the user typed, for the record.
+        interrupted: whether the user wants to save and stop.
     """
-    context = multiprocessing.get_context("spawn")
-    stop = context.Event()
-    threads = max(1, cores() // workers)
-    queue = deque(list(stack) for stack in stacks)
-    finished, refusal = 0, None
 
-    def start() -> _Worker:
-        ours, theirs = context.Pipe()
-        process = context.Process(target=_work, args=(theirs, stop, threads, local.command), daemon=True)
+    def __init__(self, command: Sequence[str], interrupted: Callable[[], bool]) -> None:
+        self.command, self.interrupted = list(command), interrupted
+        self.threads = 1  # of each worker, until it is known how many there will be
+        self.gpus: int | None = None
+        self._numbers = itertools.count(1)
+        self._context = multiprocessing.get_context("spawn")
+        self._stop = self._context.Event()
+        self._workers = [self._start(None)]
+
+    def __enter__(self) -> Crew:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._stop.set()
+        for worker in self._workers:
+            worker.pipe.close()
+        for worker in self._workers:
+            if worker.task is not None and (kind is None or not issubclass(kind, SystemExit)):
+                worker.process.join(timeout=10)  # it saves
+            worker.process.kill()
+            worker.process.join()
+
+    def devices(self) -> int:
+        """CUDA devices that torch can use here, as the first worker says."""
+        while self.gpus is None:
+            (worker,) = self._workers
+            try:
+                _, self.gpus = worker.pipe.recv()
+            except (EOFError, OSError):
+                raise UserError(f"a worker process cannot start ({_how(worker.process)})") from None
+        return self.gpus
+
+    def size(self, workers: int, gpus: int) -> None:
+        """Makes the crew so large, and shares cores and GPUs among them."""
+        self.threads = max(1, cores() // workers)
+        while len(self._workers) < workers:
+            self._workers.append(self._start(None))
+        for slot, worker in enumerate(self._workers):
+            worker.device = f"cuda:{slot % gpus}" if gpus else None
+            worker.tell("threads", self.threads)
+
+    def look(self, groups: Sequence[Sequence[Run]], totals: Sequence[int]) -> list[Look]:
+        """Lets the workers look at runs of each shape; see `sizing.look`."""
+        looks: list[Look] = [Look(None, {1: 0.0})] * len(groups)
+        queue = deque(_Task(number, tuple(group)) for number, group in enumerate(groups))
+        while queue or self._busy():
+            if self.interrupted():
+                break
+            for worker in self._workers:
+                if worker.task is None and queue:
+                    task = worker.task = queue.popleft()
+                    runs = [self._placed(run, worker) for run in task.runs]
+                    worker.tell("look", runs, totals[task.number], len(self._workers))
+            for worker, task, message in self._messages():
+                if message is None:  # it died of looking: its runs are trained one by one
+                    self._replace(worker)
+                elif message[0] == "looked":
+                    looks[task.number] = message[1]
+                    worker.task = None
+        return looks
+
+    def train(
+        self,
+        stacks: Sequence[Sequence[Run]],
+        report: SweepReport,
+        hydra: Mapping[str, Composed],
+        until: float | None = None,
+    ) -> bool:
+        """Trains the stacks.
+
+        Args:
+            stacks: of runs.
+            report: is told what becomes of them.
+            hydra: what Hydra composed for each run, by id.
+            until: the part of the epochs after which they are saved and left; None for the end.
+
+        Returns:
+            Whether all were trained; False after an interruption or a reason to stop, when everything is saved.
+
+        Raises:
+            UserError: the disk refuses.
+        """
+        queue = deque(_Task(next(self._numbers), tuple(stack)) for stack in stacks)
+        held: list[tuple[float, _Task]] = []
+        told: set[str] = set()
+        refusal: str | None = None
+        while queue or held or self._busy():
+            if not self._stop.is_set() and self.interrupted():
+                report.view.note("saving; a second Ctrl-C ends at once")
+                self._stop.set()
+            if self._stop.is_set() or report.reason is not None or refusal is not None:
+                self._stop.set()
+                queue.clear()
+                held.clear()
+            while held and held[0][0] <= time.monotonic():
+                queue.append(held.pop(0)[1])
+            for worker in self._workers:
+                if worker.task is None and queue:
+                    task = worker.task = queue.popleft()
+                    report.view.started(task.number, [run.id for run in task.runs])
+                    runs = [self._placed(run, worker) for run in task.runs]
+                    epoch = None if until is None else rung(runs[0].config, until)
+                    worker.tell("train", runs, {run.id: hydra.get(run.id) for run in task.runs}, epoch)
+            for worker, task, message in self._messages():
+                if message is None:
+                    queue.extend(self._bury(worker, task, report))
+                elif message[0] == "over":
+                    _, kind, line = message
+                    report.view.stopped(task.number)
+                    if kind == "busy":
+                        held.append((time.monotonic() + HELD, task))
+                        if line not in told:
+                            told.add(line)
+                            report.view.note(f"{line}; it is waited for")
+                    elif kind == "refused":
+                        refusal = line
+                    worker.task = None
+                elif message[0] == "progress":
+                    report.view.progress(task.number, message[1])
+                else:
+                    getattr(report, message[0])(*message[1:])
+        if refusal is not None:
+            raise UserError(refusal)
+        return not self._stop.is_set()
+
+    def _busy(self) -> bool:
+        return any(worker.task is not None for worker in self._workers)
+
+    def _placed(self, run: Run, worker: _Worker) -> Run:
+        """The run on the device of the worker, where it leaves the device open."""
+        if worker.device is None or run.config.device not in ("auto", "cuda"):
+            return run
+        return replace(run, config=replace(run.config, device=worker.device))
+
+    def _messages(self) -> list[tuple[_Worker, _Task, tuple[Any, ...] | None]]:
+        """One message of each busy worker that has said something; None from one that is dead."""
+        busy: dict[Any, _Worker] = {worker.pipe: worker for worker in self._workers if worker.task is not None}
+        found: list[tuple[_Worker, _Task, tuple[Any, ...] | None]] = []
+        for ready in wait(list(busy), timeout=PATIENCE):
+            worker = busy[ready]
+            assert worker.task is not None
+            try:
+                message = worker.pipe.recv()
+            except (EOFError, OSError):
+                message = None
+            if message is None or message[0] != "hello":
+                found.append((worker, worker.task, message))
+        return found
+
+    def _bury(self, worker: _Worker, task: _Task, report: SweepReport) -> list[_Task]:
+        """Deals with the stack of a worker that died; returns what is to be trained again."""
+        report.view.stopped(task.number)
+        how = _how(worker.process)
+        self._replace(worker)
+        left = [run for run in task.runs if run.id not in report.over]
+        left = [run for run in left if run.config.rerun or read_run(run.path).state not in ("done", "failed")]
+        if task.deaths and len(task.runs) == 1:
+            for run in left:
+                _fail(run, f"its process died ({how})", report)
+            return []
+        if left:
+            those = f"{left[0].id} goes" if len(left) == 1 else f"{len(left)} runs that it had not finished, each alone, go"
+            report.warned(f"a worker died ({how}); {those} on from where they were saved")
+        return [_Task(next(self._numbers), (run,), task.deaths + 1) for run in left]
+
+    def _start(self, device: str | None) -> _Worker:
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(
+            target=_work, args=(theirs, self._stop, self.threads, self.command), daemon=True
+        )
         process.start()
         theirs.close()
-        return _Worker(process, ours)
+        return _Worker(process, ours, device)
 
-    pool = [start() for _ in range(min(workers, len(queue)))]
-    bar = tqdm(
-        total=sum(len(stack) for stack in stacks), leave=False, dynamic_ncols=True, desc=f"{workers} workers",
-        bar_format="{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total} runs [{elapsed}<{remaining}]",
-        disable=None if local.progress else True,
-    )  # fmt: skip
+    def _replace(self, worker: _Worker) -> None:
+        worker.process.join()
+        worker.pipe.close()
+        self._workers[self._workers.index(worker)] = self._start(worker.device)
+
+
+def _how(process: BaseProcess) -> str:
+    process.join()
+    code = process.exitcode or 0
+    return signal.Signals(-code).name if code < 0 else f"exit code {code}"
+
+
+def _fail(run: Run, reason: str, report: SweepReport) -> None:
+    """Records a run whose process died."""
+    from dropbench.runs.folder import BusyError, RunFolder
+    from dropbench.sweep.local import write_failure
+
     try:
-        while queue or any(worker.stack for worker in pool):
-            if refusal is None and interrupted():
-                refusal = "stop"
-                stop.set()
-            for worker in pool:
-                if not worker.stack and queue and refusal is None:
-                    worker.stack, worker.done = queue.popleft(), 0.0
-                    worker.pipe.send((worker.stack, {run.id: local.hydra.get(run.id) for run in worker.stack}))
-            if refusal is not None and not any(worker.stack for worker in pool):
-                break
-            busy: dict[Any, _Worker] = {worker.pipe: worker for worker in pool if worker.stack}
-            for ready in wait(list(busy), timeout=PATIENCE):
-                worker = busy[ready]
-                try:
-                    kind, content = worker.pipe.recv()
-                except (EOFError, ConnectionError):
-                    finished += _bury(worker, local, queue)
-                    pool[pool.index(worker)] = start()
-                    continue
-                if kind == "progress":
-                    worker.done = content
-                else:
-                    _add(local.report, content)
-                    finished += len(worker.stack)
-                    worker.stack = []
-                    if kind == "refused":
-                        refusal = content.refusal
-                        stop.set()
-            bar.n = finished + sum(worker.done * len(worker.stack) for worker in pool)
-            bar.refresh()
-    finally:
-        bar.close()
-        stop.set()
-        for worker in pool:
-            worker.pipe.close()
-        for worker in pool:
-            worker.process.join(timeout=10)
-            if worker.process.is_alive():
-                worker.process.kill()
-    if refusal not in (None, "stop"):
-        raise UserError(str(refusal))
-    return refusal is None
+        folder = RunFolder.take(run.path)
+    except BusyError:
+        pass
+    else:
+        write_failure(run, folder, reason, f"{reason}; the kernel kills when memory is short")
+        folder.close()
+    report.failed(run.id, reason, crashed=True)
 
 
-@dataclass
-class _Outcome:
-    """What a worker says of a stack: the lines of its `Report`, or why the whole sweep cannot go on."""
+class _Relay(Report):
+    """Says through a pipe what becomes of the runs; whether anyone still listens does not matter."""
 
-    failed: dict[str, str]
-    refused: dict[str, str]
-    warnings: list[str]
-    crashed: bool
-    refusal: str | None = None
+    def __init__(self, pipe: Connection) -> None:
+        super().__init__()
+        self.pipe, self.told = pipe, 0.0
 
+    def _send(self, *message: Any) -> None:
+        with suppress(OSError):
+            self.pipe.send(message)
 
-def _add(report: Report, outcome: _Outcome) -> None:
-    report.failed.update(outcome.failed)
-    report.refused.update(outcome.refused)
-    report.warnings.extend(outcome.warnings)
-    report.crashed |= outcome.crashed
+    def progress(self, step: int, steps: int) -> None:
+        if time.monotonic() - self.told > PATIENCE:
+            self.told = time.monotonic()
+            self._send("progress", step / steps)
 
+    def finished(self, run: str, figure: float, name: str, dataset: str) -> None:
+        self._send("finished", run, figure, name, dataset)
 
-def _bury(worker: _Worker, local: Local, queue: deque[list[Run]]) -> int:
-    """Deals with the stack of a worker that died; returns the number of runs that are over."""
-    worker.process.join()
-    code = worker.process.exitcode or 0
-    how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-    left = [run for run in worker.stack if read_run(path_of(run)).state not in ("done", "failed")]
-    over = len(worker.stack) - len(left)
-    if len(worker.stack) == 1 and left:
-        local.report.failed[left[0].id] = f"its process died ({how})"
-        return over + 1
-    local.report.warnings.append(
-        f"a worker died ({how}); its {len(left)} unfinished runs were trained again, each alone"
-    )
-    queue.extend([run] for run in left)
-    return over
+    def failed(self, run: str, reason: str, crashed: bool) -> None:
+        self._send("failed", run, reason, crashed)
+
+    def refused(self, run: str, reason: str) -> None:
+        self._send("refused", run, reason)
+
+    def warned(self, line: str) -> None:
+        self._send("warned", line)
 
 
 def _work(pipe: Connection, stop: Event, threads: int, command: Sequence[str]) -> None:
-    """The life of a worker: a stack comes, an outcome goes, until the pipe closes."""
+    """The life of a worker: it looks and trains as it is told, until the pipe closes."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the parent says when to stop
     import torch
 
     from dropbench import runner
+    from dropbench.runs.folder import BusyError
     from dropbench.sweep.local import Local
+    from dropbench.sweep.sizing import look
 
     torch.set_num_threads(threads)
     parent = os.getppid()
-    local = Local(list(command), {}, lambda: stop.is_set() or os.getppid() != parent, progress=False)
-    local.watch = lambda share: pipe.send(("progress", share))
-    while True:
-        try:
-            stack, hydra = pipe.recv()
-        except (EOFError, ConnectionError):
-            return
-        local.begin(hydra)
-        refusal = None
-        try:
-            local.train(stack)
-        except runner.Interrupted:
-            pass
-        except UserError as error:
-            refusal = str(error)
-        report = local.report
-        outcome = _Outcome(report.failed, report.refused, report.warnings, report.crashed, refusal)
-        pipe.send(("refused" if refusal else "done", outcome))
+    local = Local(command, {}, lambda: stop.is_set() or os.getppid() != parent, _Relay(pipe))
+    try:
+        pipe.send(("hello", torch.cuda.device_count() if torch.cuda.is_available() else 0))
+        while True:
+            verb, *words = pipe.recv()
+            if verb == "threads":
+                torch.set_num_threads(words[0])
+            elif verb == "look":
+                try:
+                    pipe.send(("looked", look(local, *words)))
+                except UserError as error:
+                    pipe.send(("looked", Look(str(error), {})))
+                except Exception:  # its runs will say it, each in its folder
+                    pipe.send(("looked", Look(None, {1: 0.0})))
+            else:
+                stack, local.hydra, until = words
+                kind, line = "done", ""
+                try:
+                    local.train(stack, until)
+                except runner.Interrupted:
+                    kind = "interrupted"
+                except BusyError as error:
+                    kind, line = "busy", str(error)
+                except UserError as error:
+                    kind, line = "refused", str(error)
+                pipe.send(("over", kind, line))
+    except (EOFError, OSError):
+        return

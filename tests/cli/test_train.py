@@ -100,7 +100,7 @@ def test_the_other_models_work_the_same_way(folder, model):
 
 
 def test_a_sweep_trains_every_combination_once_and_ends_with_the_table(folder, capsys):
-    sweep = ["train", "-m", *TINY, "strategy=none,standard,gradual", "strategy.rate=0.2,0.4", "seed=0,1"]
+    sweep = ["train", "-m", *TINY, "strategy=none,standard,gradual", "strategy.rate=0.2,0.4", "seed=0,1", "stack=8"]
     assert main(sweep) == 0
     shown = capsys.readouterr()
     assert "12 runs: 0 done, 2 duplicates, 10 to do in 3 stacks" in shown.err

@@ -25,7 +25,7 @@ from dropbench.config import Run
 from dropbench.errors import UserError
 from dropbench.runs.checkpoint import load
 from dropbench.runs.files import lines
-from dropbench.runs.folder import METRICS, path_of
+from dropbench.runs.folder import METRICS
 
 PACKAGE = Path(dropbench.__file__).parent
 #: Where a kill strikes: before any line of these files.
@@ -106,12 +106,12 @@ def check_kills(root: Path, net: str, kills: int) -> None:
     whole = run_of(root / "whole", net)
     assert forked(lambda: count(whole, root / "lines")) == 0
     total = int((root / "lines").read_text())
-    expected, all_rows = outcome(path_of(whole)), rows(path_of(whole))
+    expected, all_rows = outcome(whole.path), rows(whole.path)
     chance = random.Random(net)
     for number in range(kills):
         place = 1 + (number * total + chance.randrange(total)) // kills
         run = run_of(root / f"killed{number}", net)
-        folder = path_of(run)
+        folder = run.path
         assert forked(lambda run=run, place=place: killed(run, place)) == -signal.SIGKILL
         check_kept(folder, all_rows)
         again = chance.randrange(1, total)
@@ -167,8 +167,8 @@ def check_race(root: Path, starts: int) -> None:
     assert set(codes) <= {0, BUSY}, codes
     assert len(list(root.glob("trained_by_*"))) == 1, codes
     assert codes.count(BUSY) > 0, codes
-    assert outcome(path_of(run)) == outcome(path_of(whole))
-    assert strays(path_of(run)) == []
+    assert outcome(run.path) == outcome(whole.path)
+    assert strays(run.path) == []
 
 
 def main(root: Path, kills: int, starts: int) -> None:

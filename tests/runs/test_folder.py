@@ -21,7 +21,7 @@ from dropbench import runner
 from dropbench.errors import UserError
 from dropbench.runs.checkpoint import NAME, PREVIOUS, Checkpoint
 from dropbench.runs.files import line, lines
-from dropbench.runs.folder import ERROR, LOCK, METRICS, RESULT, RunFolder, path_of
+from dropbench.runs.folder import ERROR, LOCK, METRICS, RESULT, RunFolder
 from dropbench.runs.records import read_run
 from dropbench.schema import plain
 
@@ -270,19 +270,19 @@ def test_a_result_is_written_last_in_one_piece_and_after_its_error(path, monkeyp
 def test_a_run_goes_on_in_its_folder_from_any_step(tmp_path, net):
     whole = run_of(tmp_path / "whole", net)
     train([whole])
-    expected = outcome(path_of(whole))
-    assert strays(path_of(whole)) == []
+    expected = outcome(whole.path)
+    assert strays(whole.path) == []
     for stop in range(6):
         run = run_of(tmp_path / f"stopped{stop}", net)
         with pytest.raises(runner.Interrupted):
             train([run], after(stop))
-        assert read_run(path_of(run)).state == "interrupted"
+        assert read_run(run.path).state == "interrupted"
         steps: list[bool] = []
         report = train([run], lambda steps=steps: bool(steps.append(True))).report
         assert len(steps) == 5 - stop  # it was saved, and did not begin anew
-        assert (report.failed, report.warnings) == ({}, [])
-        assert outcome(path_of(run)) == expected
-        assert read_run(path_of(run)).state == "done"
+        assert (report.failures, report.warnings) == ({}, [])
+        assert outcome(run.path) == expected
+        assert read_run(run.path).state == "done"
 
 
 def test_a_run_whose_newest_checkpoint_is_damaged_goes_on_from_the_one_before(tmp_path, monkeypatch):
@@ -292,14 +292,14 @@ def test_a_run_whose_newest_checkpoint_is_damaged_goes_on_from_the_one_before(tm
     run = run_of(tmp_path / "damaged")
     with pytest.raises(runner.Interrupted):
         train([run], after(4))
-    newest = path_of(run) / NAME
+    newest = run.path / NAME
     newest.write_bytes(newest.read_bytes()[:-3])
     steps = []
     report = train([run], lambda: bool(steps.append(1))).report
     (warning,) = report.warnings
     assert str(newest) in warning
     assert len(steps) < 6  # it did not begin anew
-    assert outcome(path_of(run)) == outcome(path_of(whole))
+    assert outcome(run.path) == outcome(whole.path)
 
 
 def test_a_run_whose_checkpoints_are_both_damaged_begins_anew(tmp_path):
@@ -309,9 +309,9 @@ def test_a_run_whose_checkpoints_are_both_damaged_begins_anew(tmp_path):
     with pytest.raises(runner.Interrupted):
         train([run], after(4))
     for name in (NAME, PREVIOUS):
-        (path_of(run) / name).write_bytes(b"")
+        (run.path / name).write_bytes(b"")
     assert len(train([run]).report.warnings) == 2
-    assert outcome(path_of(run)) == outcome(path_of(whole))
+    assert outcome(run.path) == outcome(whole.path)
 
 
 def test_runs_of_a_stack_that_stand_at_different_steps_all_come_to_their_end(tmp_path):
@@ -325,7 +325,7 @@ def test_runs_of_a_stack_that_stand_at_different_steps_all_come_to_their_end(tmp
             train([run], after(stop))
     train(ahead)
     for ours, theirs in zip(ahead, runs("whole"), strict=True):
-        mine, other = outcome(path_of(ours)), outcome(path_of(theirs))
+        mine, other = outcome(ours.path), outcome(theirs.path)
         assert mine[0].keys() == other[0].keys()
         assert [row["epoch"] for row in mine[1]] == [1, 2]
         for name, value in other[2].items():
@@ -339,11 +339,11 @@ def test_an_exception_in_the_middle_fails_the_runs_with_its_traceback_and_the_ne
     with monkeypatch.context() as patch:
         patch.setattr(runner.Trainer, "_control_tick", lambda self: 1 / 0)
         report = train([run]).report
-    assert report.failed == {run.id: "ZeroDivisionError: division by zero"}
-    folder = path_of(run)
+    assert report.failures == {run.id: "ZeroDivisionError: division by zero"}
+    folder = run.path
     assert read_run(folder).state == "failed"
     assert "Traceback" in (folder / ERROR).read_text()
-    assert train([run]).report.failed == {}
+    assert train([run]).report.failures == {}
     assert read_run(folder).state == "done"
     assert strays(folder) == []  # no error.txt beside a result
 
@@ -377,22 +377,22 @@ def test_each_call_to_the_disk_fails_once_and_the_run_goes_on_to_the_same_end(tm
     short = ("dataset.train_size=20", "epochs=1")
     whole = run_of(tmp_path / "whole", "mlp", *short)
     train([whole])
-    expected = outcome(path_of(whole))
+    expected = outcome(whole.path)
     lines_told: list[str] = []
     for fail in range(1, 1000):
         run = run_of(tmp_path / str(fail), "mlp", *short)
         with monkeypatch.context() as patch:
             faults = Faults(patch, tmp_path, fail, (errno.EIO, errno.ENOSPC)[fail % 2])
             try:
-                assert train([run]).report.failed == {}, faults.where
+                assert train([run]).report.failures == {}, faults.where
             except UserError as error:
                 lines_told.append(str(error))
         if faults.count < fail:
             break
-        if read_run(path_of(run)).state != "done":
-            assert train([run]).report.failed == {}, faults.where
-        assert outcome(path_of(run)) == expected, faults.where
-        assert strays(path_of(run)) == [], faults.where
+        if read_run(run.path).state != "done":
+            assert train([run]).report.failures == {}, faults.where
+        assert outcome(run.path) == expected, faults.where
+        assert strays(run.path) == [], faults.where
     assert len(lines_told) > 30
     for each in lines_told:
         assert each.startswith(("disk full: ", "input/output error: "))

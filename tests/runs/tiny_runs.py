@@ -14,6 +14,7 @@ from dropbench.config import Run, check
 from dropbench.runs.checkpoint import NAME, PREVIOUS, load
 from dropbench.runs.folder import METRICS, RESULT
 from dropbench.sweep.local import Local
+from dropbench.sweep.report import Report
 
 TINY = (
     "dataset.train_size=40", "dataset.validation_size=20", "batch_size=16", "epochs=2",
@@ -27,7 +28,7 @@ NETS = {
 
 
 #: What is kept of Hydra's own record; the real one takes longer to write than the run.
-SAID = Composed({}, {}, (), (), "seed: 0\n", {"overrides": {}, "job": {}})
+SAID = Composed({}, {}, (), (), None, {"overrides": {}, "job": {}})
 
 
 @cache
@@ -54,7 +55,7 @@ def after(questions: int) -> Callable[[], bool]:
 
 def train(runs: Sequence[Run], interrupted: Callable[[], bool] = never) -> Local:
     """Trains one stack into its folders, as `dropbench train` does."""
-    local = Local(["dropbench", "train"], dict.fromkeys([run.id for run in runs], SAID), interrupted, progress=False)
+    local = Local(["dropbench", "train"], dict.fromkeys([run.id for run in runs], SAID), interrupted, Report())
     local.train(runs)
     return local
 

@@ -8,20 +8,23 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from dropbench.compose import Composer
 from dropbench.config import Run, check
-from dropbench.sweep.workers import cores, workers_for
+from dropbench.sweep import engine
+from dropbench.sweep.plan import Look
+from dropbench.sweep.workers import Crew
 
 TINY = ("dataset.train_size=48", "dataset.validation_size=20", "batch_size=16", "epochs=2")
 #: Three stacks of two runs.
 SWEEP = ("-m", "model.widths=[8],[9],[10]", "seed=0,1", *TINY)
 
 LETHAL = '''
-"""A policy that kills the process of a poisonous run at the first control tick, as often as it is told to."""
+"""A policy that kills the process of a poisonous run, or raises, at the first control tick, as often as told to."""
 
 import os
 import signal
@@ -53,7 +56,10 @@ class Lethal(Policy):
         import torch
 
         dead = os.listdir(self.folder_of_the_dead)
-        if (torch.as_tensor(self.poison) > 0.5).any() and len(dead) < self.times:
+        poison = torch.as_tensor(self.poison)
+        if (poison > 1.5).any():
+            raise RuntimeError("poisoned")
+        if (poison > 0.5).any() and len(dead) < self.times:
             open(os.path.join(self.folder_of_the_dead, str(os.getpid())), "w").close()
             os.kill(os.getpid(), signal.SIGKILL)
         return dict(state)
@@ -67,16 +73,20 @@ def run_of(*words: str) -> Run:
 
 def start(folder: Path, *words: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "dropbench", "train", *words],
+        [sys.executable, "-m", "dropbench", *words],
         cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), *sys.path]), "COLUMNS": "200"},
     )  # fmt: skip
 
 
-def train(folder: Path, *words: str) -> tuple[int, str, str]:
+def run(folder: Path, *words: str) -> tuple[int, str, str]:
     process = start(folder, *words)
     out, err = process.communicate(timeout=300)
     return process.returncode, out, err
+
+
+def train(folder: Path, *words: str) -> tuple[int, str, str]:
+    return run(folder, "train", *words)
 
 
 def results(folder: Path) -> dict[str, dict[str, object]]:
@@ -113,47 +123,162 @@ def test_a_process_that_dies_takes_no_run_with_it(tmp_path, lethal):
     code, out, err = train(tmp_path, *SWEEP, *lethal, "workers=2")
     assert code == 0, err
     assert len(list((tmp_path / "dead").iterdir())) == 1
-    assert "a worker died (SIGKILL); its 2 unfinished runs were trained again, each alone" in err
+    assert "a worker died (SIGKILL)" in err
     assert "6 runs: 6 done" in out
     assert len(results(tmp_path)) == 6
 
 
-def test_a_run_that_always_kills_fails_and_its_neighbours_go_on(tmp_path, lethal):
+def test_a_run_that_kills_and_one_that_raises_are_named_and_the_others_finish(tmp_path, lethal):
     poison = "strategy.policies.lethal"
-    # Two stacks of a harmless and a poisonous run: each stack dies, then each poisonous run, alone.
-    words = ("-m", "model.widths=[8],[9]", f"{poison}.poison=0.0,1.0", f"{poison}.times=4", *TINY, *lethal, "workers=2")
+    # Two stacks of two harmless runs, one that kills, and one that raises. Each stack dies, then the lethal one, alone.
+    words = (
+        "-m", "model.widths=[8],[9]", f"{poison}.poison=0.0,0.1,1.0,2.0", f"{poison}.times=4", *TINY, *lethal,
+        "workers=2", "stack=4",
+    )  # fmt: skip
     code, out, err = train(tmp_path, *words)
     assert code == 3
-    assert err.count("its process died (SIGKILL)") == 2
-    assert "4 runs: 2 done, 2 interrupted" in out
-    assert len(results(tmp_path)) == 2
-    code, out, err = train(tmp_path, *words)  # the dead have had enough; the same command goes on
+    found = results(tmp_path)
+    by_poison: dict[float, list[dict[str, object]]] = {}
+    for result in found.values():
+        by_poison.setdefault(result["settings"][f"{poison}.poison"], []).append(result)
+    assert {value: {each["status"] for each in some} for value, some in by_poison.items()} == {
+        0.0: {"done"}, 0.1: {"done"}, 1.0: {"failed"}, 2.0: {"failed"}
+    }  # fmt: skip
+    assert "8 runs: 4 done, 4 failed" in out
+    for value, reason in ((1.0, "its process died (SIGKILL)"), (2.0, "RuntimeError: poisoned")):
+        for result in by_poison[value]:
+            assert err.count(f"{result['id']}: {reason}") == 2  # at once, and below the table
+            (folder,) = tmp_path.rglob(result["id"])
+            assert reason in (folder / "error.txt").read_text()
+    assert "Traceback" in (next(tmp_path.rglob(by_poison[2.0][0]["id"])) / "error.txt").read_text()
+    code, out, err = train(tmp_path, *words)  # the lethal ones have had enough; the same command goes on
+    assert code == 3
+    assert "8 runs: 6 done, 2 failed" in out
+
+
+def test_the_first_failure_stops_a_sweep_that_is_told_so(tmp_path, lethal):
+    poison = "strategy.policies.lethal.poison"
+    words = ("-m", f"{poison}=2.0,0.0", "model.widths=[8],[9],[10],[11]", *TINY, *lethal, "workers=1", "stack=1")
+    code, out, err = train(tmp_path, *words, "on_failure=stop")
+    assert code == 3
+    assert "stopped: on_failure=stop; the same command goes on" in err
+    assert len(results(tmp_path)) < 8
+    code, out, err = train(tmp_path, *words)
+    assert code == 3
+    assert "8 runs: 4 done, 4 failed" in out
+
+
+def test_a_sweep_whose_first_runs_all_fail_alike_stops(tmp_path, lethal):
+    poison = "strategy.policies.lethal.poison"
+    words = ("-m", f"{poison}=2.0,0.0", "model.widths=[8],[9],[10],[11],[12],[13]", *TINY, *lethal, "workers=1")
+    code, out, err = train(tmp_path, *words[:1], f"{poison}=2.0", *words[2:], "stack=1")
+    assert code == 3
+    assert "stopped: the first 3 runs all failed with one same error" in err
+    assert len(results(tmp_path)) < 6
+    code, out, err = train(tmp_path, *words, "stack=2")  # one success, and failures are no reason any more
+    assert "12 runs: 6 done, 6 failed" in out
+    assert "stopped" not in err
+
+
+def children(process: subprocess.Popen[str]) -> list[int]:
+    """The workers of a sweep."""
+    pids = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return [int(pid) for pid in pids if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+def until(said: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    """Waits for something to be so, while the process lives."""
+    deadline = time.monotonic() + 120
+    while not said() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
+def figures(folder: Path) -> dict[str, dict[str, object]]:
+    """The results, without what time and place make of them."""
+    return {
+        name: {key: value for key, value in result.items() if key not in ("seconds", "peak_memory_bytes")}
+        for name, result in results(folder).items()
+    }
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc to find the workers")
+def test_a_sweep_that_is_killed_again_and_again_ends_as_one_left_alone(tmp_path):
+    words = (
+        "-m", "strategy=none,standard,gradual", "strategy.rate=0.2,0.4", "seed=0,1", "model.widths=[12]",
+        "dataset.train_size=200", "batch_size=16", "epochs=30", "workers=2",
+    )  # fmt: skip
+    code, out, _ = train(tmp_path, *words, "output_root=calm")
+    assert code == 0
+    assert "12 runs" not in out  # of which rates mean nothing without dropout
+    assert "10 runs: 10 done" in out
+
+    def written() -> int:
+        return sum(path.stat().st_size for path in (tmp_path / "stormy").rglob("metrics.jsonl"))
+
+    for victim in ("worker", "worker", "parent", "parent"):
+        process, before = start(tmp_path, "train", *words, "output_root=stormy"), written()
+        until(lambda before=before: written() > before, process)
+        pids = children(process)
+        if victim == "worker" and pids:
+            os.kill(pids[0], signal.SIGKILL)
+            more = written()
+            until(lambda more=more: written() > more, process)
+        process.kill()
+        process.communicate()
+    code, out, err = train(tmp_path, *words, "output_root=stormy")
     assert code == 0, err
-    assert "4 runs: 4 done" in out
+    assert "10 runs: 10 done" in out
+    calm, stormy = figures(tmp_path / "calm"), figures(tmp_path / "stormy")
+    assert calm.keys() == stormy.keys()
+    for name, result in calm.items():
+        for split in ("train", "validation", "test"):
+            assert stormy[name][split] == pytest.approx(result[split], rel=1e-3, abs=1e-4)
+        assert {**stormy[name], "train": 0, "validation": 0, "test": 0, "rates": 0}.keys() == result.keys()
 
 
 def test_an_interrupted_sweep_is_saved_and_goes_on(tmp_path):
     long = [word for word in SWEEP if not word.startswith("epochs")]
-    process = start(tmp_path, *long, "epochs=400", "workers=2")
-    deadline = time.monotonic() + 120
-    while not list(tmp_path.rglob("metrics.jsonl")) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    process = start(tmp_path, "train", *long, "epochs=400", "workers=2")
+    until(lambda: bool(list(tmp_path.rglob("metrics.jsonl"))), process)
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 143
-    assert "the same command goes on from here" in err
-    code, out, err = train(tmp_path, *long, "epochs=400", "workers=2")
+    assert "the same command goes on from here, or: dropbench resume outputs/main" in err
+    code, out, err = run(tmp_path, "resume", "outputs/main")
     assert code == 0, err
     assert "6 runs: 6 done" in out
 
 
-def test_how_many_processes():
-    one = [run_of("strategy=none", *TINY)]
-    assert workers_for([]) == 1
-    assert workers_for([one]) == 1
-    assert workers_for([one] * 2) == 1
-    assert workers_for([one] * 1000) == cores()
-    three = [run_of("strategy=none", "workers=3", *TINY)]
-    assert workers_for([three]) == 1  # never more than there are stacks
-    assert workers_for([three] * 9) == 3
-    assert workers_for([[run_of("strategy=none", "device=cuda", *TINY)]] * 9) == 1
+class Looked(Crew):
+    """A crew without processes, on a machine of so many cores and GPUs, that was told what a run takes."""
+
+    def __init__(self, seconds: float, gpus: int = 0) -> None:
+        self.seconds, self.gpus, self.workers = seconds, gpus, 1
+
+    def devices(self) -> int:
+        return self.gpus
+
+    def size(self, workers: int, gpus: int) -> None:
+        self.workers = workers
+
+    def look(self, groups, totals):
+        return [Look(None, {1: self.seconds, 2: self.seconds, 4: self.seconds}) for _ in groups]
+
+
+def test_how_many_processes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(engine, "cores", lambda: 4)
+
+    def workers(runs: list[Run], seconds: float, gpus: int = 0) -> int:
+        return engine.prepare(runs, Looked(seconds, gpus)).workers
+
+    ten = [run_of("strategy=none", f"seed={seed}", *TINY) for seed in range(10)]
+    assert workers(ten[:1], 100.0) == 1  # never more than there are runs
+    assert workers(ten, 0.01) == 1  # over before another process would have started
+    assert workers(ten, 100.0) == 4
+    assert workers(ten, 100.0, gpus=2) == 2
+    three = [run_of("strategy=none", f"seed={seed}", "workers=3", *TINY) for seed in range(10)]
+    assert workers(three, 0.01) == 3
+    assert workers(three[:2], 0.01) == 2
+    on_cpu = [run_of("strategy=none", f"seed={seed}", "device=cpu", *TINY) for seed in range(10)]
+    assert workers(on_cpu, 100.0, gpus=2) == 4
