@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -19,6 +19,7 @@ from typing import Any, Literal
 import hydra
 import yaml
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import (
     ChoiceSweep,
@@ -41,6 +42,7 @@ _VERSION: dict[str, Any] = {"version_base": "1.3"} if hydra.__version__.startswi
 PRIMARY = "config"
 #: The key of a config under which a sweep stands: it says which runs there are, and is no setting of a run.
 SWEEP = "sweep"
+_SWEEPER = "hydra/sweeper"
 _PLAIN = re.compile(r"(?!(null|true|false|nan|inf)\Z)[A-Za-z_][\w./-]*\Z", re.IGNORECASE)
 
 
@@ -202,21 +204,11 @@ class Composer:
         """Composes with Hydra alone what is told to it as `task`; `typed` is for messages."""
         with self._hydra(), _told(typed):
             composed = hydra.compose(PRIMARY, [*task, *self._search], return_hydra_config=True)
-            node = OmegaConf.to_container(composed.hydra, resolve=False)
+            node = composed.hydra
             OmegaConf.set_readonly(composed, False)
             OmegaConf.set_struct(composed, False)
             del composed["hydra"]
-            data = OmegaConf.to_container(composed, resolve=True)
-            raw = OmegaConf.to_container(composed, resolve=False)
-            assert isinstance(data, dict)
-            assert isinstance(raw, dict)
-            assert isinstance(node, dict)
-        chosen = node["runtime"]["choices"]
-        choices = {group: str(name) for group, name in chosen.items() if "/" not in group}
-        plain = raw == data
-        data.pop(SWEEP, None)
-        sweep = raw.pop(SWEEP, None)
-        return Composed(data, choices, (), task, None if plain else raw, node, sweep)
+            return replace(_plain(composed, node), task=task)
 
     def _frame(self, choosing: Sequence[Line]) -> tuple[tuple[str, Any], ...] | None:
         """What must agree in two sets of choices so that no more than the content of whole groups tells them apart."""
@@ -312,17 +304,58 @@ class Composer:
 
     def show(self, arguments: Sequence[str], overrides: Sequence[str]) -> int:
         """Hydra's own views of the config: `--cfg`, `--info`, `--hydra-help`."""
-        with self._hydra():
-            rewritten = [self._rewrite(override, self._known) for override in self._parsed(overrides)]
 
-        @hydra.main(config_path=str(self.primary), config_name=PRIMARY, **_VERSION)  # type: ignore[untyped-decorator]
         def nothing(_: object) -> None:
             """Is never called: Hydra shows and returns."""
 
+        return self._main([*arguments, *self._rewritten(overrides)], nothing)
+
+    def asks_hydra(self, overrides: Sequence[str]) -> bool:
+        """Whether a sweeper or a launcher of Hydra's own is asked for."""
+        return not {_SWEEPER, "hydra/launcher"}.isdisjoint(map(key_of, overrides))
+
+    def asks_sweeper(self, overrides: Sequence[str]) -> bool:
+        """Whether a sweeper is: it reads the overrides itself, in a grammar that it may have extended."""
+        return _SWEEPER in map(key_of, overrides)
+
+    def settled(self, overrides: Sequence[str]) -> Composed:
+        """Composes what is no sweep among the overrides.
+
+        Raises:
+            UserError: see `compose`; a launcher of Hydra's that is not installed.
+        """
+        with self._hydra(), _told(overrides):
+            parsed = self._parsed(overrides)
+        return self.compose([override.input_line or "" for override in parsed if not override.is_sweep_override()])
+
+    def multirun(self, overrides: Sequence[str], folder: Path, task: Callable[[Any], object]) -> int:
+        """Has Hydra sweep with its own sweeper and launcher, and returns its exit code.
+
+        Args:
+            overrides: what the user typed, launcher and all.
+            folder: for what Hydra writes; job number n writes into `folder/n`.
+            task: what each job does with its config, see `of_job`; a function of a module, for it may be pickled.
+        """
+        said = f"hydra.sweep.dir={QuotedString(str(folder.absolute()), Quote.single).with_quotes()}"
+        ours = [said, "hydra.job.name=dropbench", "hydra.job.chdir=false"]
+        ours += [  # standard output is for tables
+            f"hydra.{logging}.handlers.console.stream=ext://sys.stderr"
+            for logging in ("hydra_logging", "job_logging")
+            if f"hydra/{logging}" not in map(key_of, overrides)
+        ]
+        return self._main(["--multirun", *self._rewritten(overrides), *ours], task)
+
+    def _rewritten(self, overrides: Sequence[str]) -> list[str]:
+        with self._hydra():
+            return [self._rewrite(override, self._known) for override in self._parsed(overrides)]
+
+    def _main(self, arguments: Sequence[str], task: Callable[[Any], object]) -> int:
+        """Runs `hydra.main` with a command line and returns the exit code."""
+        main = hydra.main(config_path=str(self.primary), config_name=PRIMARY, **_VERSION)(task)
         before = sys.argv
-        sys.argv = ["dropbench train", *arguments, *rewritten, *self._search]
+        sys.argv = ["dropbench train", *arguments, *self._search]
         try:
-            nothing()
+            main()
         except SystemExit as end:
             return int(end.code or 0)
         finally:
@@ -354,13 +387,38 @@ class Composer:
         if key not in groups:
             return f"++{line.lstrip('+')}"
         chosen = override.value()
-        names = chosen if isinstance(chosen, list) else [chosen]
+        names = chosen if isinstance(chosen, list) else [] if override.is_sweep_override() else [chosen]
         for name in names:
             if name is not None and str(name) not in groups[key]:
                 known = sorted(set(groups[key]))
                 close = nearest(str(name), known)
                 raise UserError(f"{key}={name}: there is no such {key}; known: {', '.join(known)}{close}")
         return line.lstrip("+")
+
+
+def key_of(override: str) -> str:
+    """The key or group of an override, without the grammar for its value."""
+    return override.lstrip("+~").partition("=")[0]
+
+
+def of_job(config: Any) -> Composed:
+    """What Hydra composed for the job that runs now; see `Composer.multirun`."""
+    composed = _plain(config, HydraConfig.get())
+    task = tuple(composed.hydra["overrides"]["task"])
+    return replace(composed, overrides=tuple(line.removeprefix("++") for line in task), task=task)
+
+
+def _plain(config: Any, node: Any) -> Composed:
+    """A config of Hydra's and its own node as plain data; the `sweep` with its interpolations, where there are any."""
+    data, raw = (OmegaConf.to_container(config, resolve=resolve) for resolve in (True, False))
+    node = OmegaConf.to_container(node, resolve=False, enum_to_str=True)
+    assert isinstance(data, dict)
+    assert isinstance(raw, dict)
+    choices = {group: str(name) for group, name in node["runtime"]["choices"].items() if "/" not in group}
+    interpolated = raw != data
+    data.pop(SWEEP, None)
+    sweep = raw.pop(SWEEP, None)
+    return Composed(data, choices, (), (), raw if interpolated else None, node, sweep)
 
 
 def _said(key: str, value: Any) -> str:
@@ -395,22 +453,20 @@ def _exact(override: Override) -> Override:
 
 def _file(group: str, path: Path) -> _File | None:
     """What a config file does, where that is plain from its text."""
-    text = path.read_text(encoding="utf-8", errors="replace")
-    package = re.findall(r"^\s*#\s*@package\b\s*(.*?)\s*$", text, re.MULTILINE)
-    if "${" in text or "???" in text or package not in ([], ["_global_"]):
-        return None
     try:
+        text = path.read_text(encoding="utf-8")
         content = OmegaConf.to_container(OmegaConf.load(path))
     except (OmegaConfBaseException, yaml.YAMLError, ValueError, OSError):  # Hydra says what is wrong
         return None
-    if not isinstance(content, dict):
+    package = re.findall(r"^\s*#\s*@package\b\s*(.*?)\s*$", text, re.MULTILINE)
+    if "${" in text or "???" in text or package not in ([], ["_global_"]) or not isinstance(content, dict):
         return None
     defaults = content.pop("defaults", None)
     if defaults is not None and not (isinstance(defaults, list) and all(map(_overrides, defaults))):
         return None
     if package:
         return _File(frozenset(map(str, content)), None)
-    return _File(frozenset({group}), content if defaults is None else None)
+    return _File(frozenset({group}), content if content and defaults is None else None)
 
 
 def _overrides(default: object) -> bool:

@@ -209,7 +209,7 @@ def check(data: Mapping[str, Any], seen: schema.Seen | None = None) -> Config:
             f"strategy.objective={objective.kind()}: the data set is a {'/'.join(sorted(plain.tasks))} task; "
             f"allowed: auto, {plain.kind()}"
         )
-    strategy = _canonical(_Same(config.strategy))
+    strategy = _canonical(schema.Same(config.strategy))
     if strategy.where != ("nowhere",) and config.scaling == "test" and not strategy.noise.rescales:
         raise UserError(
             f"scaling=test: {strategy.noise.kind()} noise is not divided by a keep probability; allowed: inverted"
@@ -268,26 +268,11 @@ def _digest(config: Config, **changes: Any) -> str:
 def _json(value: Any) -> str:
     if value is None or isinstance(value, str | int):
         return _scalar(value)
-    return _text(_Same(value)) if is_dataclass(value) else _JSON.encode(value)
+    return _text(schema.Same(value)) if is_dataclass(value) else _JSON.encode(value)
 
 
 def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
-
-
-class _Same:
-    """A frozen object as a key that equals itself alone: cheaper than its content, and not every content can be one."""
-
-    __slots__ = ("it",)
-
-    def __init__(self, it: Any) -> None:
-        self.it = it
-
-    def __hash__(self) -> int:
-        return id(self.it)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and self.it is other.it
 
 
 @lru_cache(maxsize=4096, typed=True)
@@ -296,11 +281,11 @@ def _scalar(value: str | int | None) -> str:
 
 
 @lru_cache(maxsize=4096)
-def _text(part: _Same) -> str:
+def _text(part: schema.Same) -> str:
     return _JSON.encode(schema.plain(part.it))
 
 
 @lru_cache(maxsize=4096)
-def _canonical(strategy: _Same) -> Strategy:
+def _canonical(strategy: schema.Same) -> Strategy:
     canonical: Strategy = strategy.it.canonical()
     return canonical

@@ -84,6 +84,21 @@ def plain(value: object) -> Any:
     return value
 
 
+class Same:
+    """A frozen object as a key that equals itself alone: cheaper than its content, and not every content can be one."""
+
+    __slots__ = ("it",)
+
+    def __init__(self, it: Any) -> None:
+        self.it = it
+
+    def __hash__(self) -> int:
+        return id(self.it)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Same) and self.it is other.it
+
+
 @cache
 def _hints(cls: Any) -> dict[str, Any]:
     """The types of the fields. Other annotations of the class may name what is imported for type checkers alone."""

@@ -10,9 +10,13 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from dropbench import schema
+from dropbench.optim import Optimizer
+from dropbench.schema import Same
+from dropbench.strategy import Strategy
 
 if TYPE_CHECKING:
     import torch
@@ -52,11 +56,15 @@ def stacked(parts: Sequence[T], device: torch.device | str = "cpu") -> T:
 
 def signature(config: Config) -> str:
     """Runs with equal signatures may share a stack."""
-    data = schema.plain(config)
-    for key in ("strategy", "optimizer"):
-        data[key] = _without_floats(data[key])
-    data["seed"] = None
-    return json.dumps(data, sort_keys=True)
+    values = {name: getattr(config, name) for name in config.__dataclass_fields__ if name != "seed"}
+    return "\n".join(_text(Same(value)) if is_dataclass(value) else f"{value!r}" for value in values.values())
+
+
+@lru_cache(maxsize=4096)
+def _text(part: Same) -> str:
+    """What a part has besides the real numbers of a strategy or an optimizer."""
+    data = schema.plain(part.it)
+    return json.dumps(_without_floats(data) if isinstance(part.it, Strategy | Optimizer) else data, sort_keys=True)
 
 
 def capacity(parameters: Sequence[Parameter]) -> int:

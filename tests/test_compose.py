@@ -69,6 +69,10 @@ def own(tmp_path: Path) -> Path:
             epochs: 11
             optimizer: {kind: sgd}
             """,
+        "optimizer/intruder.yaml": """
+            # @package strategy
+            cap: 0.5
+            """,
         "strategy/with_defaults.yaml": """
             defaults: [standard]
             rate: 0.375
@@ -418,6 +422,7 @@ def test_hydra_composes_no_more_than_it_must():
     "lines",
     [
         ("strategy={}", "model=greedy"),  # writes into the strategy
+        ("strategy={}", "optimizer=intruder"),
         ("strategy={}", "experiment=mine"),
         ("strategy={}", "optimizer=late", "model=lstm"),  # both say how long
         ("optimizer=late", "model=greedy", "strategy={}"),

@@ -275,7 +275,7 @@ def test_the_files_that_a_policy_names_are_part_of_the_id(tmp_path):
     ids = set()
     for text in ("{}", "[]", None):
         file.write_text(text) if text else file.unlink()
-        policy = "strategy.policies={targeted:{score:file,file:'%s'}}" % file
+        policy = f"strategy.policies={{targeted:{{score:given,file:'{file}'}}}}"
         run = Run(check(Composer().compose([policy]).data), composed().choices)
         assert run.id.endswith(f"-{digest(meaning(run.config))}")
         ids.add(run.id)

@@ -298,6 +298,147 @@ def test_an_interrupted_run_has_no_result_and_was_saved():
     assert sink.checkpoints[0] is not None
 
 
+# ---- until an epoch
+
+
+def run_until(
+    configs: Sequence[Config],
+    until: int | None,
+    checkpoints: Sequence[Checkpoint | None] = (),
+    stop_after: int | None = None,
+) -> MemorySink:
+    sink = MemorySink(len(configs), stop_after)
+    saved = [each for each in checkpoints if each is not None]
+    runner.train(configs, data_of(configs[0].dataset), CPU, sink, saved, until)
+    return sink
+
+
+def steps_of(sink: MemorySink) -> list[int]:
+    return [each.facts["step"] for each in sink.checkpoints if each is not None]
+
+
+@pytest.mark.parametrize("until", [(1,), (2,), (3,), (1, 2, 3), (2, 2), (3, 1)])
+@pytest.mark.parametrize(("net", "every"), [("mlp", 1), ("lstm", 2)])
+def test_runs_that_are_left_at_an_epoch_go_on_as_if_they_had_not(net, every, until):
+    """Bit for bit, for a stack of two, whether they are evaluated at that epoch or not."""
+    configs = [
+        tiny("gradual", net, "epochs=4", f"evaluation.every={every}", f"seed={seed}", f"strategy.rate={rate}")
+        for seed, rate in ((1, 0.3), (2, 0.6))
+    ]
+    whole = run(configs)
+    records: list[list[dict[str, Any]]] = [[], []]
+    saved: list[Checkpoint | None] = []
+    reached = 0
+    for epoch in until:
+        part = run_until(configs, epoch, saved)
+        reached, saved = max(reached, epoch), part.checkpoints
+        assert part.results == [None, None]
+        assert steps_of(part) == [3 * reached] * 2
+        for slot in range(2):
+            records[slot] += part.records[slot]
+            assert [record["epoch"] for record in records[slot]] == list(range(every, reached + 1, every))
+    rest = run_until(configs, None, saved)
+    assert rest.results == whole.results
+    for slot in range(2):
+        assert records[slot] + rest.records[slot] == whole.records[slot]
+        assert same(weights(rest, slot), weights(whole, slot))
+
+
+@pytest.mark.parametrize("until", [2, 3, 1000])
+def test_an_epoch_at_or_beyond_the_last_is_the_end(until):
+    configs = [tiny("standard", "mlp")]
+    assert run_until(configs, until).results == run(configs).results
+
+
+def test_a_run_that_lacks_its_result_alone_gets_it_whatever_the_epoch():
+    """It was interrupted after its last step."""
+    configs = [tiny("standard", "mlp")]
+    saved = run(configs, stop_after=6).checkpoints
+    assert steps_of(run(configs, stop_after=6)) == [6]
+    assert run_until(configs, 1, saved).results == run(configs).results
+
+
+def test_until_an_epoch_one_may_be_interrupted():
+    configs = [tiny("standard", "mlp")]
+    with pytest.raises(Interrupted):
+        run_until(configs, 2, stop_after=4)
+    with pytest.raises(Interrupted):
+        run_until(configs, 1, stop_after=3)
+
+
+def test_runs_that_have_all_stopped_early_have_their_results_at_once():
+    shared = ("optimizer=sgd", "early_stop=1", "epochs=8", "seed=2")
+    stuck = tiny("standard", "mlp", *shared, "optimizer.learning_rate=1e-30")
+    lively = tiny("standard", "mlp", *shared, "optimizer.learning_rate=0.05", "strategy.rate=0.1")
+    whole = run([stuck, lively])
+    assert whole.results[0]["epochs"] == 2 < whole.results[1]["epochs"]
+    assert run_until([stuck], 4).results == run([stuck]).results
+    part = run_until([stuck, lively], 2)
+    assert part.results == [None, None]  # the other one still learns
+    rest = run_until([stuck, lively], None, part.checkpoints)
+    assert rest.results == whole.results
+
+
+# ---- pace
+
+
+class Clockwork:
+    """A clock that steps and evaluations move, by so many seconds each."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, steps: Sequence[float], evaluation: float) -> None:
+        self.now, self.steps, self.taken = 0.0, list(steps), 0
+
+        def update(trainer: Trainer, index: Tensor, epoch: int, position: int) -> None:
+            assert (epoch, position) == (0, self.taken)
+            assert index.shape[0] == trainer.nets.runs
+            trainer.state.losses.append(torch.zeros(trainer.nets.runs))
+            self.now += self.steps[self.taken]
+            self.taken += 1
+
+        def measure(each: nets.Nets, present: nets.Present, split: Split) -> None:
+            assert len(split) == 20  # the validation part
+            self.now += evaluation
+
+        monkeypatch.setattr(runner, "time", self)
+        monkeypatch.setattr(Trainer, "_update", update)
+        monkeypatch.setattr(nets.Nets, "measure", measure)
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.mark.parametrize(
+    ("overrides", "steps", "patience", "taken", "expected"),
+    [
+        ((), [9, 2, 3], 100, 3, 2 * 3 + 5),  # three steps of 2 s, and an evaluation
+        ((), [9, 3, 2], 100, 3, 2 * 3 + 5),
+        ((), [1, 2, 3], 100, 3, 1 * 3 + 5),
+        (("evaluation.every=2",), [9, 2, 3], 100, 3, 2 * 3 + 2.5),
+        ((), [9, 2, 1], 1, 2, 2 * 3 + 5),  # 2 s are enough; the first one does not count
+        ((), [9, 2, 1], 2, 3, 1 * 3 + 5),
+        (("batch_size=48",), [9], 0, 1, 9 + 5),  # an epoch of one step
+        (("batch_size=24",), [9, 8], 0, 2, 8 * 2 + 5),
+        (("batch_size=4",), [9, 8, 7, 6, 5, 4, 3, 2], 100, 8, 2 * 12 + 5),  # of twelve
+    ],
+)
+def test_the_pace_is_that_of_the_fastest_of_a_few_steps(monkeypatch, overrides, steps, patience, taken, expected):
+    configs = [tiny("standard", "mlp", *overrides, f"seed={seed}") for seed in range(3)]
+    sink = MemorySink(3)
+    trainer = Trainer(configs, data_of(configs[0].dataset), CPU, sink)
+    clockwork = Clockwork(monkeypatch, steps, 5)
+    assert trainer.pace(patience) == pytest.approx(expected)
+    assert clockwork.taken == taken
+
+
+@pytest.mark.parametrize(("net", "strategy"), [("mlp", "standard"), ("cnn", "gradual"), ("lstm", "standard")])
+def test_to_look_at_the_pace_tells_nothing(net, strategy):
+    configs = [tiny(strategy, net, f"seed={seed}", "strategy.policies.gap={}") for seed in range(2)]
+    sink = MemorySink(2)
+    pace = Trainer(configs, data_of(configs[0].dataset), CPU, sink).pace(0.0)
+    assert 0 < pace < math.inf
+    assert (sink.records, sink.results, sink.checkpoints, sink.steps) == ([[], []], [None] * 2, [None] * 2, 0)
+
+
 # ---- selection and early stop
 
 

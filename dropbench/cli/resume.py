@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -95,7 +96,10 @@ def _alone(folders: list[Path], options: argparse.Namespace, command: list[str],
         from dropbench.cli.train import train_one
 
         return train_one(runs[0], {}, options.quiet, command, stop)
-    return _job(runs, False, options, command, stop) if runs else 2
+    if not runs:
+        return 2
+    local = [replace(run, config=replace(run.config, launcher="local")) for run in runs]
+    return _job(local, False, folders[0], options, command, stop)
 
 
 def _sweep(sweep: Manifest, options: argparse.Namespace, command: list[str], stop: Stop) -> int:
@@ -107,12 +111,13 @@ def _sweep(sweep: Manifest, options: argparse.Namespace, command: list[str], sto
     if not sweep.race and not plan(runs).todo:
         return 0
     tell(f"{sweep.id}: {' '.join(sweep.command)}")
-    return _job(runs, sweep.race, options, command, stop, composer, hydra)
+    return _job(runs, sweep.race, sweep.path, options, command, stop, composer, hydra)
 
 
 def _job(
     runs: Sequence[Run],
     race: bool,
+    manifest: Path,
     options: argparse.Namespace,
     command: list[str],
     stop: Stop,
@@ -124,4 +129,4 @@ def _job(
 
     with Crew(command, stop.asked) as crew:
         job = Job(crew, composer, stop, options.quiet, options.plan, hydra or {})
-        return (job.race if race else job.train)(runs)
+        return (job.race if race else job.train)(runs, lambda _: manifest)

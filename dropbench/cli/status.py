@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shlex
 import statistics
-import sys
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,16 +17,16 @@ from dropbench.errors import UserError
 from dropbench.runs.records import RunRecord, folders, read_run
 from dropbench.sweep.manifest import manifests
 from dropbench.sweep.slurm import FOLDER, Queue, look
-from dropbench.terminal import clean
+from dropbench.terminal import clean, tell
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from dropbench.sweep.manifest import Entry, Manifest
     from dropbench.sweep.slurm import Job
 
 #: What a run of a sweep may be, in the order in which they are counted.
-STATES = ("done", "failed", "unreadable", "running", "queued", "interrupted", "not started")
+STATES = ("done", "failed", "pruned", "unreadable", "running", "queued", "interrupted", "not started")
 #: What does not come to its end by itself.
 LEFT = frozenset({"interrupted", "not started"})
 
@@ -51,7 +50,7 @@ def run(argv: list[str]) -> int:
     for command in dict.fromkeys(group.resume for group in groups if group.resume):
         print(f"to go on: {clean(command)}")
     for note in notes:
-        print(f"note: {clean(note)}", file=sys.stderr)
+        tell(f"note: {note}")
     return 0
 
 
@@ -78,21 +77,21 @@ class Group:
     jobs: tuple[Job, ...]
 
     @cached_property
-    def states(self) -> Mapping[str, str]:
-        """One of `STATES` for each run, by its id."""
+    def states(self) -> Sequence[str]:
+        """One of `STATES` for each of the records."""
         tasks = self.queue.runs
-        return {record.id: _state(record, tasks.get(record.id)) for record in self.records}
+        return [_state(record, tasks.get(record.id)) for record in self.records]
 
     @property
     def counts(self) -> dict[str, int]:
         """How many runs there are in each of `STATES`."""
-        counter = Counter(self.states.values())
+        counter = Counter(self.states)
         return {state: counter[state] for state in STATES if counter[state]}
 
     @property
     def resume(self) -> str | None:
         """The command that goes on with what is left; None where nothing is, or a process here is at it."""
-        if LEFT.isdisjoint(self.states.values()) or ("running" in self.states.values() and not self.jobs):
+        if LEFT.isdisjoint(self.states) or ("running" in self.states and not self.jobs):
             return None
         trusted = ["--extensions", ",".join(self.extensions)] if self.extensions else []
         return shlex.join(["dropbench", "resume", str(self.study), *trusted])
@@ -100,7 +99,8 @@ class Group:
     @property
     def failed(self) -> list[tuple[str, str]]:
         """Each run that failed, and why."""
-        return [(record.id, _reason(record)) for record in self.records if self.states[record.id] == "failed"]
+        pairs = zip(self.records, self.states, strict=True)
+        return [(record.id, _reason(record)) for record, state in pairs if state == "failed"]
 
     def best(self) -> list[dict[str, Any]]:
         """The setting with the lowest mean over seeds of the validation figure, for each data set."""
@@ -138,9 +138,11 @@ class Group:
             "sweep": self.name,
             "study": str(self.study),
             "command": list(self.command),
-            "runs": len(self.records),
             "counts": self.counts,
-            "states": dict(self.states),
+            "runs": [
+                {"id": record.id, "path": str(record.path), "state": state}
+                for record, state in zip(self.records, self.states, strict=True)
+            ],
             "failed": [{"id": name, "reason": reason} for name, reason in self.failed],
             "best": self.best(),
             "jobs": [
@@ -159,13 +161,11 @@ class Group:
         """Everything, for a person."""
         many = len(self.records)
         title = f"{self.name}: {shlex.join(self.command)}" if self.name else f"{self.study}: runs of no sweep"
-        counts = ", ".join(f"{count} {state}" for state, count in self.counts.items())
+        counts = _listed(self.counts)
         lines = [title, f"  {many} run{'s' if many != 1 else ''}: {counts}"]
         for job in self.jobs:
-            waiting = Counter(state.lower() for state in job.states.values())
-            told = ", ".join(f"{count} {state}" for state, count in sorted(waiting.items()))
-            if not told:
-                told = "not known" if self.queue.note else "ended"
+            waiting = Counter(state.lower() for state in sorted(job.states.values()))
+            told = _listed(waiting) or ("not known" if self.queue.note else "ended")
             plural = "s" if len(job.tasks) != 1 else ""
             logs = self.study / FOLDER / f"{job.id}_*"
             lines.append(f"  Slurm job {job.id} of {len(job.tasks)} task{plural}: {told}; logs: {logs}")
@@ -202,8 +202,12 @@ def gather(paths: Sequence[Path]) -> tuple[list[Group], list[str]]:
     groups = []
     for sweep in sweeps.values():
         study = sweep.path.parent
-        queue = queues.setdefault(study, look(study))
+        if study not in queues:
+            queues[study] = look(study)
+        queue = queues[study]
         places = [_folder(sweep, entry) for entry in sweep.runs]
+        if sweep.race:
+            places += _later_seeds(places, loose.values())
         for place in places:
             loose.pop(place.resolve(), None)
         jobs = tuple(job for job in queue.jobs if job.manifest == sweep.path.name)
@@ -218,10 +222,32 @@ def gather(paths: Sequence[Path]) -> tuple[list[Group], list[str]]:
     return groups, [note + told for note in notes]
 
 
+def _listed(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in counts.items())
+
+
 def _folder(sweep: Manifest, entry: Entry) -> Path:
     """Where a run of a sweep lies: in the study of the manifest, unless the sweep goes over studies."""
-    named = [value for key, _, value in (line.partition("=") for line in entry.overrides) if key.lstrip("+") == "study"]
-    return sweep.path.parent.parent / (named[-1] if named else sweep.path.parent.name) / entry.id
+    study = sweep.study
+    for key, _, value in (line.partition("=") for line in entry.overrides):
+        if key.lstrip("+") == "study":
+            study = value
+    return (sweep.path.parent if study == sweep.study else sweep.path.parent.parent / study) / entry.id
+
+
+def _later_seeds(first: Sequence[Path], others: Iterable[Path]) -> list[Path]:
+    """Runs that a race added: those of the settings of its first ones."""
+    settings = {(place.parent, _setting(place)) for place in first}
+    found = set(first)
+    return [place for place in others if place not in found and (place.parent, _setting(place)) in settings]
+
+
+def _setting(folder: Path) -> str:
+    """What a run shares with those that differ from it by seed alone; its own name where that is not known."""
+    try:
+        return str(json.loads((folder / "record.json").read_bytes())["group"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return folder.name
 
 
 def _state(record: RunRecord, task: str | None) -> str:
@@ -230,7 +256,7 @@ def _state(record: RunRecord, task: str | None) -> str:
     On a file system that does not share locks only the queue knows that a run is running.
     """
     begun = record.path.is_dir()
-    if record.state in ("done", "running") or (task is None and begun):
+    if record.state in ("done", "pruned", "running") or (task is None and begun):
         return record.state
     if task == "RUNNING" and begun:
         return "failed" if record.state == "failed" else "running"

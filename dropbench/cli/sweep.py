@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from dropbench.errors import UserError
 from dropbench.sweep.workers import Crew, SweepReport
@@ -13,12 +13,15 @@ from dropbench.terminal import console, tell
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
     from dropbench.cli.stop import Stop
     from dropbench.compose import Composed, Composer
     from dropbench.config import Run
     from dropbench.sweep.engine import Stacks
 
+#: Writes down what was asked for, and returns the path of the manifest.
+Keep: TypeAlias = "Callable[[Sequence[Run]], Path]"
 #: Failures that are listed once more below the table.
 MOST_FAILURES = 10
 
@@ -34,12 +37,30 @@ def sweep(composer: Composer, overrides: list[str], options: argparse.Namespace,
         job = Job(crew, composer, stop, options.quiet, options.plan, expansion.hydra)
         config_dir = options.config_dir
 
-        def keep(runs: Sequence[Run]) -> None:
+        def keep(runs: Sequence[Run]) -> Path:
             from dropbench.sweep.manifest import save
 
-            save(runs, command, config_dir, expansion.block, expansion.seeds_auto)
+            return save(runs, command, config_dir, expansion.block, expansion.seeds_auto).path
 
         return (job.race if expansion.seeds_auto else job.train)(expansion.runs, keep)
+
+
+def hydra_sweep(composer: Composer, overrides: list[str]) -> int:
+    """Leaves a sweep to a launcher or sweeper of Hydra's own, shows the table and returns the exit code."""
+    from dropbench.compare.table import print_table
+    from dropbench.runs.records import read_run
+    from dropbench.sweep.hydra_job import launch
+
+    launched = launch(composer, overrides)
+    for line in launched.refusals:
+        tell(f"refused: {line}")
+    if launched.paths:
+        print_table([read_run(path) for path in launched.paths], console())
+    for name, reason in launched.failures.items():
+        tell(f"failed: {name}: {reason}")
+    if launched.code or not launched.paths:
+        return launched.code or 2
+    return 3 if launched.failures else 0
 
 
 @dataclass
@@ -62,24 +83,25 @@ class Job:
     plan_only: bool = False
     hydra: Mapping[str, Composed] = field(default_factory=dict)
 
-    def train(self, runs: Sequence[Run], keep: Callable[[Sequence[Run]], None] | None = None) -> int:
+    def train(self, runs: Sequence[Run], keep: Keep) -> int:
         """Trains runs, shows the table and returns the exit code.
 
         Args:
             runs: with duplicates.
-            keep: writes down what was asked for; None where that is written already.
+            keep: writes down what was asked for.
         """
         self._check(runs)
         prepared = self._prepare(runs)
         if self.plan_only:
             return 0
-        if keep is not None:
-            keep(prepared.plan.runs)
+        if runs[0].config.launcher == "slurm":
+            return self._submit(prepared, keep)
+        keep(prepared.plan.runs)
         report, complete = self._round(prepared)
         self._table(prepared.plan.runs, {**prepared.refused, **report.refusals})
         return self._end(report, complete, runs)
 
-    def race(self, settings: Sequence[Run], keep: Callable[[Sequence[Run]], None] | None = None) -> int:
+    def race(self, settings: Sequence[Run], keep: Keep) -> int:
         """Trains settings with as many seeds as the question needs; see `rounds`."""
         from dropbench.sweep.live import span
         from dropbench.sweep.race import FIRST, look_points
@@ -94,7 +116,7 @@ class Job:
         everything: dict[str, Run] = {}
         refused: dict[str, str] = {}
         report, complete = None, True
-        if keep is not None and not self.plan_only:
+        if not self.plan_only:
             keep([run for contest in contests for run in contest.contestants])
         for seeds in look_points():
             runs = []
@@ -131,6 +153,27 @@ class Job:
         assert report is not None
         self._table(list(everything.values()), refused)
         return self._end(report, complete, settings)
+
+    def _submit(self, prepared: Stacks, keep: Keep) -> int:
+        """Hands the stacks to the cluster, but for what waits or runs there already."""
+        from dropbench.sweep import slurm
+
+        runs = prepared.plan.runs
+        study = runs[0].path.parent
+        if runs[0].config.prune is not None:
+            raise UserError("prune: decides while it trains; allowed with: launcher=local")
+        there = slurm.queued(study)
+        stacks = [[run for run in stack if run.id not in there] for stack in prepared.stacks]
+        stacks = [stack for stack in stacks if stack]
+        if there:
+            tell(f"{len(there)} runs wait or run on the cluster")
+        if stacks:
+            jobs = slurm.submit(keep(runs), stacks, runs[0].config.slurm)
+            tasks = f"{len(stacks)} task{'s' if len(stacks) > 1 else ''}"
+            tell(f"submitted {tasks} as job {', '.join(jobs)}; dropbench status {study} shows how far it is")
+        if not prepared.plan.todo:
+            self._table(runs, prepared.refused)
+        return 0
 
     def _check(self, runs: Sequence[Run]) -> None:
         """Refuses data that are not there, before anything is waited for."""

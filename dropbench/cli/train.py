@@ -41,8 +41,10 @@ def run(argv: list[str], multirun: bool = False) -> int:
             composer.compose([]) if multirun else composer.compose(overrides)
             return composer.show(shown, overrides)
         if multirun or has_block(composer, overrides):
-            from dropbench.cli.sweep import sweep
+            from dropbench.cli.sweep import hydra_sweep, sweep
 
+            if composer.asks_hydra(overrides):
+                return hydra_sweep(composer, overrides)
             return sweep(composer, overrides, options, command, stop)
         if options.plan:
             raise UserError("--plan: this is one run and no sweep; add -m")

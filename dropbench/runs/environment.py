@@ -44,6 +44,7 @@ def describe(device: torch.device) -> dict[str, Any]:
         "determinism": {
             "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
             "cublas_workspace": os.environ.get("CUBLAS_WORKSPACE_CONFIG"),
+            "mkl_cbwr": os.environ.get("MKL_CBWR"),
             "tf32": torch.backends.cuda.matmul.allow_tf32,
             "cudnn_benchmark": torch.backends.cudnn.benchmark,
         },

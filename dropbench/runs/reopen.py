@@ -6,7 +6,7 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -31,10 +31,7 @@ def reopen(folder: Path, extensions: Sequence[str] = ()) -> Run:
             is now in a folder whose name is not allowed.
     """
     try:
-        text = _content(folder / "config.yaml").decode()
-        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
-            raise ValueError("dropbench writes none, and a few of them can stand for gigabytes")
-        data = yaml.safe_load(text)
+        data = yaml.load(_content(folder / "config.yaml").decode(), _Loader)  # noqa: S506 - it is a safe one
         record = json.loads(_content(folder / "record.json"))
         choices = {str(group): str(name) for group, name in record["choices"].items()}
         began = Path(str(record["folder"]))
@@ -59,6 +56,15 @@ def reopen(folder: Path, extensions: Sequence[str] = ()) -> Run:
     if not same:
         raise UserError(f"{folder}: its config.yaml is not the config of this run, or is that of another version")
     return run
+
+
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]
+    """Takes no aliases: dropbench writes none, and a few of them can stand for gigabytes."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError
+        return super().compose_node(parent, index)
 
 
 def _content(path: Path) -> bytes:

@@ -141,6 +141,36 @@ def expand(composer: Composer, overrides: Sequence[str]) -> Expansion:
     )
 
 
+def flat(composer: Composer, overrides: Sequence[str]) -> list[str]:
+    """The overrides of a sweep for Hydra's own launchers: its block as overrides too, its values one by one.
+
+    Raises:
+        UserError: what Hydra does not know: axes that move together, exclusions, `seeds=auto`, several blocks, keys
+            that mean nothing for a choice; and everything that `expand` raises.
+    """
+    expansion = expand(composer, overrides)
+    typed = composer.axes(overrides)
+    study, *others = _studies(composer, typed).values()
+    axes: list[Sequence[Line]] = [[step[0] for step in steps] for steps in study.steps]
+    axes += [*(axis.lines for axis in typed if axis.key != "seeds"), *_seeds(composer, study)]
+    reasons = {
+        **dict.fromkeys(expansion.notes, True),
+        "seeds=auto": expansion.seeds_auto,
+        "several experiments, one with a sweep": bool(others) and expansion.block is not None,
+        f"{study.name}: sweep.zip": any(len(step) > 1 for steps in study.steps for step in steps),
+        f"{study.name}: sweep.exclude": len(expansion.runs) != math.prod(map(len, axes)),
+    }
+    for reason, holds in reasons.items():
+        if holds:
+            raise UserError(f"{reason}: Hydra's own launchers take all combinations; allowed without hydra/launcher")
+    return [_spoken(lines) for lines in axes]
+
+
+def _spoken(lines: Sequence[Line]) -> str:
+    """One override for all values of an axis."""
+    return ",".join([lines[0].text, *(line.text.partition("=")[2] for line in lines[1:])])
+
+
 def _run(
     composer: Composer, lines: Sequence[Line], seen: schema.Seen, left_out: dict[str, dict[str, UserError]] | None
 ) -> tuple[Run, Composed, Sequence[Line]]:
@@ -192,10 +222,7 @@ def _excluded(lines: Sequence[Line], exclude: Sequence[Mapping[str, Any]]) -> bo
 
 
 def _same(first: Any, second: Any) -> bool:
-    numbers = [isinstance(value, int | float) and not isinstance(value, bool) for value in (first, second)]
-    if all(numbers):
-        return math.isclose(first, second, rel_tol=1e-9)
-    return not any(numbers) and bool(first == second)
+    return isinstance(first, bool) == isinstance(second, bool) and bool(first == second)
 
 
 def _seeds(composer: Composer, study: _Study) -> list[Sequence[Line]]:

@@ -86,21 +86,24 @@ class Manifest:
             ids: of runs.
 
         Raises:
-            UserError: the configs or dropbench changed since, and other runs come out; or they would import what the
-                user was not asked about.
+            UserError: the configs or dropbench changed since, and other runs come out; a run would import what the
+                user was not asked about; the folder of the study has a name that is not allowed.
         """
         runs, hydra = [], {}
         for entry in self.runs:
             if ids is not None and entry.id not in ids:
                 continue
-            composed = self._composed(composer, entry)
-            run = Run(check(composed.data), composed.choices, entry.overrides)
-            if run.id != entry.id:
-                raise UserError(
-                    f"{self.path}: {entry.id} is {run.id} now: the configs or dropbench changed since the sweep began; "
-                    "the same command starts it anew"
-                )
-            runs.append(replace(run, config=self.placed(run.config)))
+            try:
+                composed = self._composed(composer, entry)
+                run = Run(check(composed.data), composed.choices, entry.overrides)
+                if run.id != entry.id:
+                    raise UserError(
+                        f"it is {run.id} now: the configs or dropbench changed since the sweep began; the same command "
+                        "starts it anew"
+                    )
+                runs.append(replace(run, config=self.placed(run.config)))
+            except (UserError, ValueError, KeyError) as error:  # KeyError: a list of names was chosen in a group
+                raise UserError(f"{self.path}: {entry.id}: {error}") from error
             hydra[run.id] = composed
         return runs, hydra
 
@@ -117,11 +120,11 @@ class Manifest:
         """What Hydra composes; a run imports nothing but what the file as a whole names, and `composer` asks about."""
         for text in entry.overrides:
             if text.lstrip("+").startswith("hydra.searchpath"):  # `pkg://NAME` imports NAME
-                raise UserError(f"{self.path}: {text}: not taken from a file; the same command goes on with the sweep")
+                raise UserError(f"{text}: not taken from a file; the same command goes on with the sweep")
         composed = composer.compose(entry.overrides)
         names = composed.data.get("extensions") or []
         if not isinstance(names, list) or not set(map(str, names)) <= set(self.extensions):
-            raise UserError(f"{self.path}: extensions={names}: the sweep was begun with {list(self.extensions)}")
+            raise UserError(f"extensions={names}: the sweep was begun with {list(self.extensions)}")
         return composed
 
 

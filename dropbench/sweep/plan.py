@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -75,7 +76,11 @@ def plan(runs: Iterable[Run]) -> Plan:
     pruned: list[Run] = []
     todo: list[Run] = []
     begun: dict[str, str] = {}
+    there = {study: _names(study) for study in {path.parent for path in once}}
     for path, run in once.items():
+        if path.name not in there[path.parent]:
+            todo.append(run)
+            continue
         state = read_run(path).state
         if state == "done" and not run.config.rerun:
             done.append(run)
@@ -142,6 +147,13 @@ def _even(runs: Sequence[Run], most: int) -> list[list[Run]]:
     count = -(-len(runs) // most)
     ends = [len(runs) * piece // count for piece in range(count + 1)] if count else [0]
     return [list(runs[a:b]) for a, b in pairwise(ends)]
+
+
+def _names(folder: Path) -> frozenset[str]:
+    try:
+        return frozenset(os.listdir(folder))  # noqa: PTH208 - names alone
+    except OSError:
+        return frozenset()
 
 
 def _first(folder: Path) -> str:

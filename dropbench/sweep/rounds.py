@@ -56,7 +56,7 @@ def seeded(composer: Composer, setting: Run, seed: int) -> tuple[Run, Composed]:
     composed = composer.compose(overrides)
     run = Run(check(composed.data), composed.choices, overrides)
     place = setting.config
-    config = replace(run.config, output_root=place.output_root, data_root=place.data_root)
+    config = replace(run.config, output_root=place.output_root, study=place.study, data_root=place.data_root)
     return replace(run, config=config), composed
 
 

@@ -24,6 +24,7 @@ from dropbench.errors import UserError
 from dropbench.runs.files import disk, dump, write
 from dropbench.runs.records import read_run
 from dropbench.sweep import manifest
+from dropbench.terminal import tell
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -190,7 +191,7 @@ class Task:
             try:
                 failed = self._train(signals.asked)
             except UserError as error:
-                print(f"dropbench: {error}", file=sys.stderr, flush=True)
+                tell(str(error))
                 sys.exit(2)
         if signals.asked():
             signals.hand_on()
@@ -223,12 +224,14 @@ class Task:
             free = [[run for run in stack if not _taken(run)] for stack in stacks]
             many = sum(map(len, free))
             with View(many, len(runs) - many, 1, shown=True) as view:
-                report = SweepReport(view, first=False)
+                report = SweepReport(view, first=found[0].config.on_failure == "stop")
                 crew.size(1, 0)
                 went_on = crew.train([stack for stack in free if stack], report, hydra)
                 held = [run for stack, tried in zip(stacks, free, strict=True) for run in stack if run not in tried]
                 if went_on:  # another process had those: it may have stopped meanwhile
                     crew.train([[run] for run in held if not _taken(run)], report, hydra)
+        for name, reason in report.refusals.items():
+            tell(f"refused: {name}: {reason}")
         return bool(report.failures)
 
     def _once(self, run: Run) -> Run:
@@ -361,7 +364,8 @@ def look(study: Path) -> Queue:
     for line in lines:
         name, state, title = line.split("|", 2)
         job, _, number = name.partition("_")
-        if title == _name(study.resolve().name):  # a cluster that was set up anew counts from 1 again
+        ours = title == _name(study.resolve().name)  # a cluster that was set up anew counts from 1 again
+        if ours and (not number or number.isdecimal()):
             states.setdefault(job, {})[int(number or 0)] = state
     known = [
         replace(job, states={n: state for n, state in states.get(job.id, {}).items() if n < len(job.tasks)})

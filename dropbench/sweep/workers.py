@@ -239,6 +239,10 @@ class Crew:
                             report.view.note(f"{line}; it is waited for")
                     elif kind == "refused":
                         refusal = line
+                    elif kind == "done" and until is None:  # some may have been done by another process
+                        for run in task.runs:
+                            if run.id not in report.over:
+                                report.view.dropped(run.id)
                     worker.task = None
                 elif message[0] == "progress":
                     report.view.progress(task.number, message[1])
@@ -284,8 +288,8 @@ class Crew:
                 _fail(run, f"its process died ({how})", report)
             return []
         if left:
-            those = f"{left[0].id} goes" if len(left) == 1 else f"{len(left)} runs that it had not finished, each alone, go"
-            report.warned(f"a worker died ({how}); {those} on from where they were saved")
+            those = left[0].id if len(left) == 1 else f"the {len(left)} runs that it had not finished, each alone"
+            report.warned(f"a worker died ({how}); trained again, from where it was saved: {those}")
         return [_Task(next(self._numbers), (run,), task.deaths + 1) for run in left]
 
     def _start(self, device: str | None) -> _Worker:

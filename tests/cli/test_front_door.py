@@ -98,7 +98,7 @@ def test_train_and_sweep_get_their_arguments_untouched(verb: Callable[..., None]
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["trian"], "trian: there is no such verb; known: train, sweep, resume, status, compare, runs, list; nearest: train"),
+        (["trian"], f"trian: there is no such verb; known: {', '.join(VERBS)}; nearest: train"),
         (["strategy=none", "-m"], "strategy=none: a verb comes first; try dropbench train strategy=none -m"),
         (["runs", "lss"], "runs lss: known: ls, show; nearest: ls"),
         (

@@ -203,6 +203,9 @@ def test_what_was_checked_before_is_refused_again_in_the_same_words(composer):
             assert str(error.value) == str(plainly.value)
         assert check(base, seen) == check(base)
     assert check({**base, "epochs": 1}, seen).epochs == 1
+    for value in ("1", [1]):
+        with pytest.raises(UserError, match="^epochs="):
+            check({**base, "epochs": value}, seen)
     assert check({**base, "diagnostics": True}, seen).diagnostics is True
 
 
