@@ -59,12 +59,14 @@ def _resume(paths: list[Path], options: argparse.Namespace, command: list[str], 
         if path.is_dir():
             records = [record for record in _read(path, bool(found)) if record.state in _OPEN]
             alone += [record.path for record in records if record.id not in of_sweeps]
-    code = _alone(list(dict.fromkeys(alone)), options, command, stop)
+    codes = [_alone(list(dict.fromkeys(alone)), options, command, stop)] if alone else []
     for sweep in sweeps:
-        code = max(code, _sweep(sweep, options, command, stop))
-    if not alone and not sweeps:
+        code = _sweep(sweep, options, command, stop)
+        if code is not None:
+            codes.append(code)
+    if not codes:
         tell("nothing to go on with: every run is done")
-    return code
+    return max(codes, default=0)
 
 
 def _read(path: Path, found: bool) -> list[RunRecord]:
@@ -80,8 +82,6 @@ def _read(path: Path, found: bool) -> list[RunRecord]:
 
 def _alone(folders: list[Path], options: argparse.Namespace, command: list[str], stop: Stop) -> int:
     """Goes on with runs that belong to no sweep."""
-    if not folders:
-        return 0
     from dropbench.runs.reopen import reopen
 
     runs: list[Run] = []
@@ -102,14 +102,14 @@ def _alone(folders: list[Path], options: argparse.Namespace, command: list[str],
     return _job(local, False, folders[0], options, command, stop)
 
 
-def _sweep(sweep: Manifest, options: argparse.Namespace, command: list[str], stop: Stop) -> int:
-    """Goes on with a sweep, if anything of it is left to do."""
+def _sweep(sweep: Manifest, options: argparse.Namespace, command: list[str], stop: Stop) -> int | None:
+    """Goes on with a sweep; None if nothing of it is left to do."""
     from dropbench.sweep.plan import plan
 
     composer = sweep.composer(options.extensions)
     runs, hydra = sweep.compose(composer)
     if not sweep.race and not plan(runs).todo:
-        return 0
+        return None
     tell(f"{sweep.id}: {' '.join(sweep.command)}")
     return _job(runs, sweep.race, sweep.path, options, command, stop, composer, hydra)
 

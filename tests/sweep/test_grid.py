@@ -204,7 +204,7 @@ def test_what_was_checked_before_is_refused_again_in_the_same_words(composer):
         assert check(base, seen) == check(base)
     assert check({**base, "epochs": 1}, seen).epochs == 1
     for value in ("1", [1]):
-        with pytest.raises(UserError, match="^epochs="):
+        with pytest.raises(UserError, match=r"^epochs="):
             check({**base, "epochs": value}, seen)
     assert check({**base, "diagnostics": True}, seen).diagnostics is True
 
@@ -351,6 +351,12 @@ BLOCK = """
 def test_the_command_line_has_the_last_word(tmp_path, typed, rows):
     found = expand(with_block(tmp_path, BLOCK), ["experiment=mine", *typed])
     assert table(found, "strategy", "strategy.rate", "batch_size", "seed") == rows
+
+
+def test_seeds_that_are_typed_replace_an_axis_of_seeds(tmp_path):
+    composer = with_block(tmp_path, "sweep: {grid: {seed: [1, 2]}, zip: {batch_size: [8, 9]}}")
+    assert table(expand(composer, ["experiment=mine"]), "seed", "batch_size") == [(1, 8), (1, 9), (2, 8), (2, 9)]
+    assert table(expand(composer, ["experiment=mine", "seeds=[7]"]), "seed", "batch_size") == [(7, 8), (7, 9)]
 
 
 def test_what_is_typed_beats_an_axis_below_it(tmp_path):

@@ -286,7 +286,7 @@ def test_a_queue_that_cannot_be_seen_is_empty_and_says_why(text, note):
 
 def test_a_queue_that_does_not_answer_is_given_up(monkeypatch):
     record("40", [["a"]])
-    program("squeue", "sleep 60 &\nwait")
+    program("squeue", "exec sleep 60")
     monkeypatch.setattr(slurm, "PATIENCE", 0.05)
     assert slurm.look(Path("outputs/main")).note.startswith("squeue does not answer")
 
@@ -308,7 +308,8 @@ def node(task: int, state: str = "COMPLETING") -> subprocess.Popen[str]:
     program("squeue", f"echo '41_{task}|{state}|dropbench-main'")
     environment = {
         "SLURM_JOB_ID": str(50 + task), "SLURM_ARRAY_JOB_ID": "41", "SLURM_ARRAY_TASK_ID": str(task),
-        "SUBMITIT_EXECUTOR": "slurm", "SLURM_CPUS_PER_TASK": "1", "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1",
+        "SUBMITIT_EXECUTOR": "slurm", "SLURM_CPUS_PER_TASK": "1", "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join(sys.path),
     }  # fmt: skip
     return subprocess.Popen(
         [sys.executable, "-m", "submitit.core._submit", "outputs/main/.slurm"],
