@@ -31,7 +31,7 @@ def reopen(folder: Path, extensions: Sequence[str] = ()) -> Run:
             is now in a folder whose name is not allowed.
     """
     try:
-        data = yaml.load(_content(folder / "config.yaml").decode(), _Loader)  # noqa: S506 - it is a safe one
+        data = _Loader(_content(folder / "config.yaml").decode()).get_single_data()
         record = json.loads(_content(folder / "record.json"))
         choices = {str(group): str(name) for group, name in record["choices"].items()}
         began = Path(str(record["folder"]))
