@@ -372,7 +372,7 @@ def test_runs_that_have_all_stopped_early_have_their_results_at_once():
     lively = tiny("standard", "mlp", *shared, "optimizer.learning_rate=0.05", "strategy.rate=0.1")
     whole = run([stuck, lively])
     assert whole.results[0]["epochs"] == 2 < whole.results[1]["epochs"]
-    assert run_until([stuck], 4).results == run([stuck]).results
+    assert run_until([stuck], 4).results == run([stuck]).results != [None]
     part = run_until([stuck, lively], 2)
     assert part.results == [None, None]  # the other one still learns
     rest = run_until([stuck, lively], None, part.checkpoints)
@@ -419,6 +419,7 @@ class Clockwork:
         (("batch_size=48",), [9], 0, 1, 9 + 5),  # an epoch of one step
         (("batch_size=24",), [9, 8], 0, 2, 8 * 2 + 5),
         (("batch_size=4",), [9, 8, 7, 6, 5, 4, 3, 2], 100, 8, 2 * 12 + 5),  # of twelve
+        (("batch_size=4",), [9, 3, 2, 2, 1, 1, 1, 1], 6, 4, 2 * 12 + 5),  # together 7 s
     ],
 )
 def test_the_pace_is_that_of_the_fastest_of_a_few_steps(monkeypatch, overrides, steps, patience, taken, expected):

@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import config
 
-from dropbench.config import Config
 from dropbench.models import Parameter
 from dropbench.models.mlp import MLP
 from dropbench.noise.bernoulli import Bernoulli

@@ -48,22 +48,28 @@ def run(argv: list[str]) -> int:
 def _resume(paths: list[Path], options: argparse.Namespace, command: list[str], stop: Stop) -> int:
     from dropbench.sweep.manifest import manifests
 
-    sweeps: list[Manifest] = []
-    alone: list[Path] = []
+    codes: list[int] = []
     for path in paths:
         if not path.exists():
             raise UserError(f"{path}: there is no such file or folder")
-        found = manifests(path)
-        sweeps += found
-        of_sweeps = {entry.id for sweep in found for entry in sweep.runs}
+        sweeps = manifests(path)
+        for sweep in sweeps:
+            try:
+                code = _sweep(sweep, options, command, stop)
+            except UserError as error:
+                if len(sweeps) == 1:
+                    raise
+                tell(str(error))
+                code = 2
+            if code is not None:
+                codes.append(code)
         if path.is_dir():
-            records = [record for record in _read(path, bool(found)) if record.state in _OPEN]
-            alone += [record.path for record in records if record.id not in of_sweeps]
-    codes = [_alone(list(dict.fromkeys(alone)), options, command, stop)] if alone else []
-    for sweep in sweeps:
-        code = _sweep(sweep, options, command, stop)
-        if code is not None:
-            codes.append(code)
+            # What no sweep takes up, nor has just tried, is gone on with by itself.
+            tried = {entry.id for sweep in sweeps for entry in sweep.runs}
+            records = [record for record in _read(path, bool(sweeps)) if record.state in _OPEN]
+            alone = [record.path for record in records if record.id not in tried]
+            if alone:
+                codes.append(_alone(alone, options, command, stop))
     if not codes:
         tell("nothing to go on with: every run is done")
     return max(codes, default=0)
@@ -92,14 +98,15 @@ def _alone(folders: list[Path], options: argparse.Namespace, command: list[str],
             if len(folders) == 1:
                 raise
             tell(str(error))
+    refused = 2 if len(runs) < len(folders) else 0
     if len(runs) == 1 and not options.plan:
         from dropbench.cli.train import train_one
 
-        return train_one(runs[0], {}, options.quiet, command, stop)
+        return max(refused, train_one(runs[0], {}, options.quiet, command, stop))
     if not runs:
-        return 2
+        return refused
     local = [replace(run, config=replace(run.config, launcher="local")) for run in runs]
-    return _job(local, False, folders[0], options, command, stop)
+    return max(refused, _job(local, False, folders[0], options, command, stop))
 
 
 def _sweep(sweep: Manifest, options: argparse.Namespace, command: list[str], stop: Stop) -> int | None:

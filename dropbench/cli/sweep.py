@@ -115,6 +115,7 @@ class Job:
         self.hydra = hydra
         everything: dict[str, Run] = {}
         refused: dict[str, str] = {}
+        failures: dict[str, str] = {}
         report, complete = None, True
         if not self.plan_only:
             keep([run for contest in contests for run in contest.contestants])
@@ -126,7 +127,6 @@ class Job:
                         run, composed = seeded(self.composer, setting, seed)
                         runs.append(run)
                         hydra[run.id] = composed
-            everything.update({run.id: run for run in runs})
             prepared = self._prepare(runs, f"race, {seeds} seeds: ")
             if self.plan_only:
                 return 0
@@ -137,6 +137,8 @@ class Job:
                 )
                 break
             report, complete = self._round(prepared)
+            everything.update({run.id: run for run in runs})
+            failures.update(report.failures)
             refused.update({**prepared.refused, **report.refusals})
             if not complete:
                 break
@@ -151,6 +153,7 @@ class Job:
             if contest.open:
                 tell(f"race: {contest.name}: no telling yet which of {len(contest.contestants)} settings is best")
         assert report is not None
+        report.failures = failures
         self._table(list(everything.values()), refused)
         return self._end(report, complete, settings)
 
@@ -216,7 +219,8 @@ class Job:
         from dropbench.compare.table import print_table
         from dropbench.runs.records import read_run
 
-        print_table([read_run(run.path) for run in runs if run.id not in refused], console())
+        records = [read_run(run.path) for run in runs if run.id not in refused]
+        print_table([record for record in records if record.path.exists()], console())  # but those never begun
 
     def _end(self, report: SweepReport, complete: bool, runs: Sequence[Run]) -> int:
         """The exit code, and what failed once more, below the table."""

@@ -44,6 +44,8 @@ def run(argv: list[str], multirun: bool = False) -> int:
             from dropbench.cli.sweep import hydra_sweep, sweep
 
             if composer.asks_hydra(overrides):
+                if options.plan:
+                    raise UserError("--plan: a launcher or sweeper of Hydra's own plans for itself; leave it out")
                 return hydra_sweep(composer, overrides)
             return sweep(composer, overrides, options, command, stop)
         if options.plan:

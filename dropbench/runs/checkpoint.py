@@ -56,7 +56,8 @@ def steps(folder: Path) -> list[int]:
     for name in (NAME, PREVIOUS):
         try:
             with safetensors.safe_open(folder / name, framework="pt") as file:
-                found.append(int(json.loads((file.metadata() or {})["facts"])["step"]))
+                step = json.loads((file.metadata() or {})["facts"])["step"]
+                found += [step] if isinstance(step, int) else []
         except (ValueError, TypeError, KeyError, RecursionError, OSError, safetensors.SafetensorError):
             continue
     return found

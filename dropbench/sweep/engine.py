@@ -131,13 +131,15 @@ def train_halving(prepared: Stacks, crew: Crew, report: SweepReport, hydra: Mapp
     left = [run for run in prepared.plan.runs if run.id not in prepared.refused]
     share = left[0].config.prune if left else None
     assert share is not None
-    done, stacks = {run.id for run in prepared.plan.done}, prepared.stacks
+    open_, stacks = {run.id for stack in prepared.stacks for run in stack}, prepared.stacks
     for number, mark in enumerate(MARKS):
-        if not train(replace(prepared, stacks=stacks), crew, report, hydra, mark):
+        now = tuple(stack for stack in stacks if not stack[0].config.needs_record)
+        if not train(replace(prepared, stacks=now), crew, report, hydra, mark):
             return False
-        stopped = worst([run for run in left if run.id not in report.refusals], number, share)
-        for run in left:
-            if run.group in stopped and run.id not in done and run.id not in report.failures:
+        judged = [run for run in left if run.id not in report.refusals and not run.config.needs_record]
+        stopped = worst(judged, number, share)
+        for run in judged:
+            if run.group in stopped and run.id in open_ and run.id not in report.over:
                 stop(run, rung(run.config, mark), stopped[run.group], share)
                 report.view.dropped(run.id)
         left = [run for run in left if run.group not in stopped]

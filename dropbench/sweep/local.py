@@ -136,6 +136,7 @@ class Local:
                 composed = self.hydra.get(run.id)
                 member.folder.start(run, {**record, **about}, composed.files if composed else {})
         sink = FolderSink(members, self.report, self.interrupted)
+        left: list[_Member] = []
         try:
             configs = [member.config for member in members]
             runner.train(configs, data_of_twin(config, data), device, sink, checkpoints, until)
@@ -146,15 +147,17 @@ class Local:
         except (runner.Interrupted, UserError, KeyboardInterrupt):
             raise
         except Exception as error:
-            if len(members) == 1:
+            if len(members) > 1:
+                left = [member for slot, member in enumerate(members) if slot not in sink.over]
+            else:
+                left = []
                 sink.fail(0, f"{type(error).__name__}: {error}", traceback.format_exc(), crashed=True)
                 if os.environ.get("DROPBENCH_DEBUG") == "1":
                     raise
-                return
-            left = [member for slot, member in enumerate(members) if slot not in sink.over]
-            half = -(-len(left) // 2)
-            for part in filter(None, (left[:half], left[half:])):
-                self._go_on(part, until)
+        # Out here nothing holds the exception any more, nor the memory of the stack.
+        half = -(-len(left) // 2)
+        for part in filter(None, (left[:half], left[half:])):
+            self._go_on(part, until)
 
     def _controlled(self, run: Run) -> dict[str, float] | None:
         """The mean rate at every site of the run that this one controls, where its twin is made of them.

@@ -108,8 +108,9 @@ def shapes(runs: Sequence[Run]) -> list[list[Run]]:
 def cut(group: Sequence[Run], look: Look, begun: Mapping[str, str], workers: int, groups: int) -> list[list[Run]]:
     """Cuts the runs of one shape into stacks.
 
-    What began together goes on together. The others are cut into stacks of nearly equal size n, the one with the
-    least expected time `t(n) (runs / W + n (1 - 1/W) / groups)`: W workers share the work, and at the end one of them
+    What began together goes on together. The others are cut into stacks of nearly equal size n, that with the least
+    expected time. One shape alone takes `t(n) n rounds`, where W workers train all stacks in so many rounds. Of several
+    shapes each adds `t(n) (runs / W + n (1 - 1/W) / shapes)`: the workers share the work, and at the end one of them
     trains while the others have nothing left. t(n) is the measured time of a run in a stack of n.
 
     Args:
@@ -128,8 +129,15 @@ def cut(group: Sequence[Run], look: Look, begun: Mapping[str, str], workers: int
             fresh.append(run)
     typed = group[0].config.stack
     if typed == "auto":
-        end = (1 - 1 / workers) / groups
-        size = min(look.seconds, key=lambda n: look.seconds[n] * (len(fresh) / workers + n * end), default=1)
+        alone = groups == 1 and not together
+
+        def time(size: int) -> float:
+            if not alone:
+                return look.seconds[size] * (len(fresh) / workers + size * (1 - 1 / workers) / groups)
+            count = -(-len(fresh) // size)
+            return look.seconds[size] * -(-len(fresh) // count) * -(-count // workers)
+
+        size = min(look.seconds, key=time, default=1)
     else:
         size = typed
     parts = [part for runs in together.values() for part in _even(runs, typed if typed != "auto" else len(runs))]

@@ -122,6 +122,6 @@ def test_a_damaged_run_is_named_and_the_others_go_on(folder, capsys):
         (run / "result.json").unlink()
     (runs[0] / "config.yaml").write_text("seed: [")
     capsys.readouterr()
-    assert main(["resume", "outputs"]) == 0
+    assert main(["resume", "outputs"]) == 2
     assert f"{Path('outputs', 'main', runs[0].name)}: it cannot be gone on with" in capsys.readouterr().err
     assert [records.read_run(run).state for run in runs] == ["interrupted", "done", "done"]

@@ -417,6 +417,7 @@ def test_a_failed_run_stops_its_setting_and_stays_failed(four):
     failing = four[0.1][0]
     halved(every(four), Written(errors_of(four), failing={failing.id: 2}))
     assert states(four[0.1]) == ["failed", "pruned"]
+    assert not (failing.path / PRUNED).exists()
     assert json.loads((four[0.1][1].path / PRUNED).read_text()) == {"epoch": 2, "score": None, "share": 0.5}
     assert states(four[0.4]) == ["pruned"] * 2  # 11, the last but one
     assert [states(four[rate]) for rate in (0.2, 0.3)] == [["pruned"] * 2, ["done"] * 2]  # at epoch 4, 8 and 1
@@ -451,7 +452,6 @@ def test_prune_of_nothing_trains_all(four):
     assert set(states(every(four))) == {"done"}
 
 
-@pytest.mark.xfail(strict=True, reason="engine.train_halving tells the view of runs that were not to be trained")
 def test_what_was_stopped_before_is_not_told_again(four):
     """The view takes each of them from the runs that are to be trained."""
     halved(every(four), Written(errors_of(four), stacks=5))  # interrupted between the rungs
@@ -462,7 +462,6 @@ def test_what_was_stopped_before_is_not_told_again(four):
     assert view.left == []
 
 
-@pytest.mark.xfail(strict=True, reason="engine.train_halving stops runs that have just finished")
 def test_a_run_that_is_done_by_the_rung_is_not_stopped(four):
     """By `early_stop`; its setting is among the worst."""
     early = four[0.4][0]
@@ -515,7 +514,6 @@ def test_what_was_pruned_goes_on_without_prune_and_comes_to_the_same(tmp_path):
         assert strays(ours.path) == []  # no pruned.json
 
 
-@pytest.mark.xfail(strict=True, reason="engine.train_halving asks for the record of a run that is at a rung")
 def test_twins_that_need_records_are_trained_in_a_sweep_with_prune(tmp_path):
     words = ("epochs=4", "prune=0.0", "strategy.policies.gap={}")
     gap, its_twin = runs = [run_of(tmp_path, "mlp", *words, f"control={control}") for control in ("none", "mean")]

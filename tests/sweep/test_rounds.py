@@ -18,6 +18,7 @@ from dropbench.compose import Composer
 from dropbench.config import Run, check
 from dropbench.runs.files import line
 from dropbench.runs.records import read_run
+from dropbench.sweep.race import level, look_points
 from dropbench.sweep.rounds import Race, label, look, races, seeded
 
 #: A race of two that is decided: the one is 1 % of error worse, give or take, at each of six seeds.
@@ -137,6 +138,15 @@ def test_what_is_clearly_worse_is_out(two):
     )
     assert verdict.leader == better.group
     assert verdict.drops[0].difference == pytest.approx(sum(WORSE) / 6 - sum(BETTER) / 6)
+
+
+def test_it_takes_the_more_the_more_settings_there_were_at_the_start(two):
+    """However few are left."""
+    race, better, worse = two
+    runs = [*recorded(better, BETTER), *recorded(worse, WORSE)]
+    levels = [look(replace(race, settings=settings), runs)[1].level for settings in (2, 12)]
+    assert levels == [level(settings, look_points()) for settings in (2, 12)]
+    assert levels[1] < levels[0] / 2
 
 
 def test_the_order_of_settings_and_runs_does_not_matter(two):
