@@ -387,9 +387,10 @@ class Composer:
         if key not in groups:
             return f"++{line.lstrip('+')}"
         chosen = override.value()
-        if isinstance(chosen, list):
+        names = chosen if isinstance(chosen, list) else [] if override.is_sweep_override() else [chosen]
+        if isinstance(chosen, list) and key != "experiment":
             raise UserError(f"{line}: one {key} is chosen; allowed in a sweep: {key}={','.join(map(str, chosen))}")
-        for name in [] if override.is_sweep_override() else [chosen]:
+        for name in names:
             if name is not None and str(name) not in groups[key]:
                 known = sorted(set(groups[key]))
                 close = nearest(str(name), known)

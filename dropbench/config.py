@@ -90,7 +90,7 @@ class Config:
     model: Model
     strategy: Strategy
     optimizer: Optimizer
-    epochs: Annotated[int, Range(1, 1_000_000)] = 200
+    epochs: Annotated[int, Range(1, 1_000_000)] = 220
     batch_size: Annotated[int, Range(1, 1_000_000)] = 64
     seed: Annotated[int, Range(0, 2**64 - 1)] = 0
     precision: Literal["float32", "bfloat16"] = "float32"

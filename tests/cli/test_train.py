@@ -170,7 +170,7 @@ def test_monte_carlo_and_pruning_are_recorded_shown_and_compared(folder, capsys)
 
 
 EPOCHS = {
-    ("model=mlp",): 200,
+    ("model=mlp",): 220,
     ("model=cnn",): 25,
     ("model=lstm",): 45,
     ("model=lstm", "epochs=7"): 7,
