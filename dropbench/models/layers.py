@@ -100,7 +100,7 @@ def conv(params: Mapping[str, Tensor], name: str, value: Tensor, noise: NoiseFn 
     import torch
     from torch.nn.functional import conv2d
 
-    runs, batch, channels, rows, columns = value.shape
+    runs, batch, _, rows, columns = value.shape
     bias = params[f"{name}.bias"]
     weight = noisy_weight(params, f"{name}.weight", noise, batch)
     padding = weight.shape[-1] // 2
@@ -110,6 +110,14 @@ def conv(params: Mapping[str, Tensor], name: str, value: Tensor, noise: NoiseFn 
         return result.view(runs, batch, -1, rows, columns) + bias.view(runs, 1, -1, 1, 1)
     if value.device.type == "cpu":
         return torch.stack([conv2d(value[run], weight[run], bias[run], padding=padding) for run in range(runs)])
+    return grouped_conv(value, weight, bias, padding)
+
+
+def grouped_conv(value: Tensor, weight: Tensor, bias: Tensor, padding: int) -> Tensor:
+    """The convolutions of R runs as the groups of one; shapes as in `conv`."""
+    from torch.nn.functional import conv2d
+
+    runs, batch, channels, rows, columns = value.shape
     grouped = value.transpose(0, 1).reshape(batch, runs * channels, rows, columns)
     result = conv2d(grouped, weight.flatten(0, 1), bias.flatten(), padding=padding, groups=runs)
     return result.view(batch, runs, -1, rows, columns).transpose(0, 1)

@@ -430,8 +430,8 @@ def test_three_in_a_stack_equal_each_alone(model, facts, shared):
                 close(params[name].grad[run : run + 1], value.grad)
 
 
-@pytest.mark.parametrize(("side", "groups"), [(8, [3]), (16, [3]), (17, [1, 1, 1])])
-def test_runs_are_groups_on_small_maps_and_walk_one_by_one_on_large_ones(monkeypatch, side, groups):
+@pytest.mark.parametrize(("device", "groups"), [("cpu", [1, 1, 1]), ("meta", [3])])  # meta: shapes of any other device
+def test_each_run_has_its_own_convolution_on_a_cpu_and_is_a_group_elsewhere(monkeypatch, device, groups):
     called = []
     conv2d = nn.functional.conv2d
 
@@ -440,9 +440,23 @@ def test_runs_are_groups_on_small_maps_and_walk_one_by_one_on_large_ones(monkeyp
         return conv2d(*args, **kwargs)
 
     monkeypatch.setattr(nn.functional, "conv2d", counting)
-    params = {"c.weight": torch.randn(3, 4, 2, 3, 3).double(), "c.bias": torch.randn(3, 4).double()}
-    value = torch.randn(3, 5, 2, side, side).double()
+    shapes = {"c.weight": (3, 4, 2, 3, 3), "c.bias": (3, 4)}
+    params = {name: torch.randn(shape, device=device) for name, shape in shapes.items()}
+    value = torch.randn(3, 5, 2, 8, 8, device=device)
     result = layers.conv(params, "c", value)
     assert called == groups
+    assert result.shape == (3, 5, 4, 8, 8)
+    for run in range(3 if device == "cpu" else 0):
+        alone = conv2d(value[run], params["c.weight"][run], params["c.bias"][run], padding=1)
+        assert torch.equal(result[run], alone)  # it rounds as it does alone
+
+
+def test_the_groups_of_one_convolution_are_the_convolutions_of_the_runs():
+    params = {"c.weight": torch.randn(3, 4, 2, 3, 3).double(), "c.bias": torch.randn(3, 4).double()}
+    value = torch.randn(3, 5, 2, 8, 8).double()
+    result = layers.grouped_conv(value, params["c.weight"], params["c.bias"], padding=1)
     for run in range(3):
-        close(result[run], conv2d(value[run], params["c.weight"][run], params["c.bias"][run], padding=1))
+        close(
+            result[run],
+            nn.functional.conv2d(value[run], params["c.weight"][run], params["c.bias"][run], padding=1),
+        )
