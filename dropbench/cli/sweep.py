@@ -107,9 +107,14 @@ class Job:
         from dropbench.sweep.race import FIRST, look_points
         from dropbench.sweep.rounds import look, races, seeded
 
+        config = settings[0].config
+        if config.launcher != "local":
+            raise UserError(f"launcher={config.launcher}: seeds=auto decides while it trains; allowed: local")
+        if config.prune is not None:
+            raise UserError(f"prune={config.prune:g}: seeds=auto drops settings by itself; allowed: null")
         self._check(settings)
         assert self.composer is not None
-        budget, began = settings[0].config.budget_seconds, time.monotonic()
+        budget, began = config.budget_seconds, time.monotonic()
         contests = races(settings)
         hydra = dict(self.hydra)
         self.hydra = hydra

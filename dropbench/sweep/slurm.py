@@ -229,7 +229,9 @@ class Task:
                 went_on = crew.train([stack for stack in free if stack], report, hydra)
                 held = [run for stack, tried in zip(stacks, free, strict=True) for run in stack if run not in tried]
                 if went_on:  # another process had those: it may have stopped meanwhile
-                    crew.train([[run] for run in held if not _taken(run)], report, hydra)
+                    left = [[run] for run in held if not _taken(run)]
+                    view.grew(len(left))
+                    crew.train(left, report, hydra)
         for name, reason in report.refusals.items():
             tell(f"refused: {name}: {reason}")
         return bool(report.failures)

@@ -318,3 +318,19 @@ def test_a_config_folder_of_ones_own(folder):
 def test_help_says_how(capsys):
     assert main(["train", "--help"]) == 0
     assert "strategy=gradual model=lstm" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (("seeds=auto", "launcher=slurm"), "launcher=slurm: seeds=auto decides while it trains; allowed: local"),
+        (("seeds=auto", "prune=0.5"), "prune=0.5: seeds=auto drops settings by itself; allowed: null"),
+        (("seed=0,1", "launcher=slurm", "prune=0.5"), "prune: decides while it trains; allowed with: launcher=local"),
+        (("strategy=[none,standard]",), "strategy=[none,standard]: one strategy is chosen; allowed in a sweep"),
+        (("seed=0,1", "hydra/launcher=basic", "--plan"), "--plan: a launcher or sweeper of Hydra's own plans"),
+    ],
+)
+def test_what_does_not_go_together_in_a_sweep_is_refused_in_one_line(folder, capsys, words, line):
+    assert main(["train", "-m", *TINY, *words]) == 2
+    assert line in capsys.readouterr().err
+    assert runs(folder) == []
