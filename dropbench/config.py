@@ -75,6 +75,7 @@ class Config:
         data_root: where data sets lie or are downloaded to; null: `$DROPBENCH_DATA`, else `data`.
         output_root: where studies lie.
         rerun: whether to train again what is done.
+        save_predictions: whether to keep what is predicted for every validation and test example.
         stack: most runs that train as one batch; `auto` for as many as memory takes.
         workers: processes that train a sweep here; `auto`: one a GPU, else as many as cores, if that is worth it.
         launcher: what trains a sweep: this machine, or a Slurm cluster.
@@ -105,6 +106,7 @@ class Config:
     data_root: str | None = None
     output_root: str = "outputs"
     rerun: bool = False
+    save_predictions: bool = False
     stack: Annotated[int, Range(1, 4096)] | Literal["auto"] = "auto"
     workers: Annotated[int, Range(1, 1024)] | Literal["auto"] = "auto"
     launcher: Literal["local", "slurm"] = "local"
@@ -149,8 +151,8 @@ class Config:
 #: How it is trained, and how many others are.
 CIRCUMSTANCES = frozenset(
     {
-        "study", "device", "data_root", "output_root", "rerun", "stack", "workers", "launcher", "slurm", "on_failure",
-        "prune", "seeds", "budget", "extensions",
+        "study", "device", "data_root", "output_root", "rerun", "save_predictions", "stack", "workers", "launcher",
+        "slurm", "on_failure", "prune", "seeds", "budget", "extensions",
     }
 )  # fmt: skip
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
@@ -36,7 +36,9 @@ class Examples(NamedTuple):
 
 
 @torch.inference_mode()
-def evaluate(forward: Callable[[Examples], Tensor], split: Split, facts: Facts, runs: int) -> Figures:
+def evaluate(
+    forward: Callable[[Examples], Tensor], split: Split, facts: Facts, runs: int, kept: list[Tensor] | None = None
+) -> Figures:
     """Measures R runs on `split`.
 
     Args:
@@ -44,6 +46,7 @@ def evaluate(forward: Callable[[Examples], Tensor], split: Split, facts: Facts, 
         split: shared by the runs.
         facts: of the data.
         runs: R.
+        kept: gets the outputs [R, batch, ...] of every pass, on the host.
 
     Returns:
         For classification `loss` = `nll` (mean negative log-likelihood in nats), `error` in percent, `ece` (expected
@@ -55,7 +58,10 @@ def evaluate(forward: Callable[[Examples], Tensor], split: Split, facts: Facts, 
     parts = []
     for at in range(0, len(split), PASS):
         part = split.part(at, at + PASS)
-        parts.append(measure(forward(examples(part, runs)).float(), part.targets))
+        outputs = forward(examples(part, runs)).float()
+        parts.append(measure(outputs, part.targets))
+        if kept is not None:
+            kept.append(outputs.cpu())
     total = torch.stack(parts).double().sum(0)  # [columns, R]
     return _classification(total) if facts.task == "classification" else _regression(total)
 
@@ -68,6 +74,7 @@ def monte_carlo(
     runs: int,
     samples: int,
     variance: list[float] | None = None,
+    kept: list[Tensor] | None = None,
 ) -> Figures:
     """Measures the mean prediction of `samples` passes with noise.
 
@@ -81,6 +88,7 @@ def monte_carlo(
         runs: R.
         samples: k.
         variance: v of each run; regression alone.
+        kept: gets what was predicted, log probabilities or outputs, [R, batch, ...] of every pass, on the host.
 
     Returns:
         The figures of `evaluate`, with `entropy` (classification) or `nll` (regression).
@@ -96,18 +104,73 @@ def monte_carlo(
             mean = torch.stack([forward(batch, key).double().softmax(-1) for key in keys]).mean(0)
             logs = mean.clamp(min=1e-300).log()
             parts.append(_classify(logs, part.targets))
+            mean_outputs = logs
             entropy = -(mean * logs).sum(-1)
             extra.append((entropy * (part.targets != -100)).flatten(1).sum(1))
         else:
             outputs = torch.stack([forward(batch, key).double() for key in keys])
-            parts.append(_regress(outputs.mean(0), part.targets))
+            mean_outputs = outputs.mean(0)
+            parts.append(_regress(mean_outputs, part.targets))
             v = torch.tensor(variance, dtype=torch.float64, device=outputs.device).clamp(min=1e-12).view(-1, 1, 1)
             logs = -0.5 * ((2 * math.pi * v).log() + (outputs - part.targets).square() / v)
             extra.append(-(logs.logsumexp(0) - math.log(samples)).flatten(1).sum(1))
+        if kept is not None:
+            kept.append(mean_outputs.float().cpu())
     total = torch.stack(parts).double().sum(0)
     name = "entropy" if facts.task == "classification" else "nll"
     figures = _classification(total) if facts.task == "classification" else _regression(total)
     return {**figures, name: (torch.stack(extra).sum(0) / total[0]).tolist()}
+
+
+def predictions(kept: Sequence[Tensor], split: Split, facts: Facts) -> tuple[Tensor, Tensor]:
+    """What was predicted for the items of a split, and what they are.
+
+    Args:
+        kept: see `evaluate`.
+        split: that was measured.
+        facts: of the data.
+
+    Returns:
+        For classification probabilities float32 [R, items, classes] and class numbers int64 [items], an item for every
+        answer that is asked; for regression outputs float32 [R, items, ...] and targets float32 [items, ...].
+    """
+    outputs, targets = torch.cat(list(kept), 1), split.targets.cpu()
+    if facts.task != "classification":
+        return outputs, targets.float()
+    asked = targets.flatten() >= 0
+    logits = outputs.reshape(len(outputs), len(asked), -1)[:, asked]
+    return logits.softmax(-1), targets.flatten()[asked].long()
+
+
+def reliability(kept: Sequence[Tensor], split: Split) -> list[dict[str, list[float | None]]]:
+    """How often each run was right where it was so and so sure: what the calibration error is computed from.
+
+    Args:
+        kept: see `evaluate`; of a classification.
+        split: that was measured.
+
+    Returns:
+        For each run `count`, and the means `confidence` and `accuracy` of each of `BINS` equal bins of the confidence;
+        None where a bin is empty.
+
+    Source:
+        Guo et al., "On calibration of modern neural networks", ICML 2017.
+    """
+    parts, at = [], 0
+    for outputs in kept:
+        parts.append(_classify(outputs, split.targets[at : at + outputs.shape[1]].cpu()))
+        at += outputs.shape[1]
+    count, confidence, right = torch.stack(parts).double().sum(0)[4:].view(3, BINS, -1)
+
+    def means(column: Tensor, sizes: list[float]) -> list[float | None]:
+        return [total / size if size else None for total, size in zip(column.tolist(), sizes, strict=True)]
+
+    found: list[dict[str, list[float | None]]] = []
+    for run in range(count.shape[1]):
+        sizes = count[:, run].tolist()
+        each = {"confidence": means(confidence[:, run], sizes), "accuracy": means(right[:, run], sizes)}
+        found.append({"count": [int(size) for size in sizes], **each})
+    return found
 
 
 def gaussian_nll(mean_squared_error: float, variance: float) -> float:

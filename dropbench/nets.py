@@ -152,18 +152,29 @@ class Nets:
         )  # fmt: skip
 
     def measure(
-        self, present: Present, split: Split, wrap: Callable[[ExpectedNoise], NoiseFn] | None = None
+        self,
+        present: Present,
+        split: Split,
+        wrap: Callable[[ExpectedNoise], NoiseFn] | None = None,
+        kept: list[Tensor] | None = None,
     ) -> Figures:
-        """The figures of a split without noise; `wrap` may put something around the mean of the noise."""
+        """The figures of a split without noise; `wrap` may put something around its mean; `kept`: see `evaluate`."""
         moments = RunningMoments(present.params)
 
         def forward(batch: Examples) -> Tensor:
             noise = self.expected(present, batch.facts)
             return self.forward(present.params, batch.inputs, wrap(noise) if wrap else noise, moments, batch.facts)
 
-        return evaluate(forward, split, self.facts, self.runs)
+        return evaluate(forward, split, self.facts, self.runs, kept)
 
-    def sampled(self, present: Present, split: Split, samples: int, variance: list[float] | None) -> Figures:
+    def sampled(
+        self,
+        present: Present,
+        split: Split,
+        samples: int,
+        variance: list[float] | None,
+        kept: list[Tensor] | None = None,
+    ) -> Figures:
         """The figures of the mean prediction of `samples` passes with noise; see `monte_carlo`."""
         moments = RunningMoments(present.params)
 
@@ -171,7 +182,7 @@ class Nets:
             noise = self.drawn(present, batch.facts, purpose="eval", key=key)
             return self.forward(present.params, batch.inputs, noise, moments, batch.facts)
 
-        return monte_carlo(forward, split, self.facts, self.runs, samples, variance)
+        return monte_carlo(forward, split, self.facts, self.runs, samples, variance, kept)
 
     def pruned(self, present: Present, split: Split, share: float) -> Figures:
         """The figures of a split after the `share` of smallest units or weights of every net was cut."""

@@ -31,7 +31,7 @@ from dropbench.data.figures import with_figures
 from dropbench.data.splits import hold_out
 from dropbench.diagnostics import of_run
 from dropbench.errors import UserError
-from dropbench.evaluation import gaussian_nll
+from dropbench.evaluation import gaussian_nll, predictions, reliability
 from dropbench.memory import keep_freed
 from dropbench.nets import Nets, Present
 from dropbench.signals import GATED, HELD_OUT, conflict, gradients, saliency
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dropbench.config import Config
-    from dropbench.data import Data
+    from dropbench.data import Data, Split
     from dropbench.evaluation import Figures
     from dropbench.runs.checkpoint import Checkpoint
 
@@ -69,6 +69,9 @@ class Sink(Protocol):
 
     def checkpoint(self, run: int, checkpoint: Checkpoint) -> None:
         """The state of one run."""
+
+    def predictions(self, run: int, parts: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+        """What is predicted for a split, and what it should be: before `finish`, where the run is to keep it."""
 
     def finish(self, run: int, result: dict[str, Any]) -> None:
         """The figures of a run that is done, or the `error` of one that failed."""
@@ -131,6 +134,7 @@ class Trainer:
 
     def __init__(self, configs: Sequence[Config], data: Data, device: torch.device, sink: Sink) -> None:
         self.config, self.sink = configs[0], sink  # the config for what the runs have in common
+        self.keeping = [config.save_predictions for config in configs]
         strategy = self.config.strategy
         data, self.held_out = with_figures(data.to(device), strategy.figures), None
         if "held_out_loss" in strategy.needs:
@@ -143,6 +147,7 @@ class Trainer:
         self.steps_per_epoch = -(-len(data.train) // self.batch_size)
         self.steps = self.config.epochs * self.steps_per_epoch
         self.signals: Signals | None = None
+        self.looked_at = self._looked_at()
         self.state = self._fresh()
         self.trained = {name: self.state.params[name] for name, item in self.nets.declared.items() if item.trained}
         for tensor in self.trained.values():
@@ -237,7 +242,7 @@ class Trainer:
         signals: dict[str, Any] = {}
         if "train_loss" in needs and state.losses:
             signals["train_loss"] = torch.stack(state.losses[-self.steps_per_epoch :], 1).mean(1)
-        probe = self.data.train.part(0, min(PROBE, len(self.held_out) if self.held_out else PROBE))
+        probe = self._probe()
         for name, split in (("clean_loss", probe), ("held_out_loss", self.held_out)):
             if name in needs and split is not None:
                 signals[name] = torch.tensor(nets.measure(present, split)["loss"], device=nets.device)
@@ -249,6 +254,21 @@ class Trainer:
             signals["conflict"] = {name: conflict(gradient, sites[name]) for name, gradient in found.items()}
         self.signals = Signals(**signals)
         state.policies = nets.strategy.update(state.policies, self.signals)
+
+    def _probe(self) -> Split:
+        """Examples that train, as many as are held out, for the loss on what was seen."""
+        return self.data.train.part(0, min(PROBE, len(self.held_out) if self.held_out else PROBE))
+
+    def _looked_at(self) -> int:
+        """Examples that a control tick sends through the net."""
+        needs, count = self.nets.strategy.needs, 0
+        if "clean_loss" in needs:
+            count += len(self._probe())
+        if "held_out_loss" in needs and self.held_out is not None:
+            count += len(self.held_out)
+        if needs & {"saliency", "conflict"}:
+            count += min(GATED, len(self.data.train))
+        return count
 
     def _evaluation_tick(self, epoch: int, started: float) -> float:
         """Measures, selects and records; returns the time from which the next seconds count."""
@@ -288,6 +308,7 @@ class Trainer:
                 {
                     "epoch": epoch,
                     "step": state.step,
+                    **self._cost(epoch),
                     "training_loss": losses[run].mean().item(),
                     "terms": {name: figure[run] for name, figure in terms.items()},
                     "train": {name: figure[run] for name, figure in train.items()},
@@ -350,7 +371,14 @@ class Trainer:
         if all(history.failed is not None for history in self.state.histories):
             return
         started = time.monotonic()
-        measured = self._final_figures()
+        measured, kept = self._final_figures()
+        classes = self.nets.facts.task == "classification"
+        sureness = reliability(kept["test"], self.data.test) if classes else []
+        held = {"validation": self.data.validation, "test": self.data.test}
+        of = {name: held[name.removesuffix("_mc")] for name in kept}
+        predicted = {}
+        if any(self.keeping):
+            predicted = {name: predictions(parts, of[name], self.nets.facts) for name, parts in kept.items()}
         seconds = (time.monotonic() - started) / self.nets.runs
         for run, history in enumerate(self.state.histories):
             if history.failed is not None:
@@ -359,6 +387,9 @@ class Trainer:
                 split: {name: figure[run] for name, figure in values.items()} for split, values in measured.items()
             }
             epochs = history.stopped or self.config.epochs
+            if self.keeping[run]:
+                parts = {name: (outputs[run], targets) for name, (outputs, targets) in predicted.items()}
+                self.sink.predictions(run, parts)
             self.sink.finish(
                 run,
                 {
@@ -368,6 +399,8 @@ class Trainer:
                     "parameters": sum(tensor[0].numel() for tensor in self.trained.values()),
                     "selection": {"rule": self.config.selection, "epoch": history.epoch},
                     **figures,
+                    **({"calibration": sureness[run]} if sureness else {}),
+                    "cost": self._cost(epochs),
                     "rates": {
                         site: {"asked": asked / history.watched, "realised": realised / history.watched}
                         for site, (asked, realised) in history.rates.items()
@@ -377,24 +410,38 @@ class Trainer:
                 },
             )
 
-    def _final_figures(self) -> dict[str, Figures]:
-        """Figures of every split, with the selected weights and the rates that were theirs."""
+    def _final_figures(self) -> tuple[dict[str, Figures], dict[str, list[Tensor]]]:
+        """Figures of every split, with the selected weights and the rates that were theirs; outputs of the held out."""
         state, nets, evaluation = self.state, self.nets, self.config.evaluation
         done = [max(history.epoch * self.steps_per_epoch - 1, 0) for history in state.histories]
         clock = replace(self._clock(self.steps - 1), selected=torch.tensor(done, device=nets.device))
         selected = Present(state.selected, state.selected_policies, clock)
         held = {"validation": self.data.validation, "test": self.data.test}
-        measured = {name: nets.measure(selected, split) for name, split in {"train": self.data.train, **held}.items()}
+        kept: dict[str, list[Tensor]] = {name: [] for name in held}
+        measured = {"train": nets.measure(selected, self.data.train)}
+        measured |= {name: nets.measure(selected, split, kept=kept[name]) for name, split in held.items()}
         variance = measured["train"]["loss"] if nets.facts.task == "regression" else None
         if variance is not None:
             for values in measured.values():
                 values["nll"] = [gaussian_nll(loss, v) for loss, v in zip(values["loss"], variance, strict=True)]
         for name, split in held.items():
             if evaluation.samples:
-                measured[f"{name}_mc"] = nets.sampled(selected, split, evaluation.samples, variance)
+                outputs = kept[f"{name}_mc"] = []
+                measured[f"{name}_mc"] = nets.sampled(selected, split, evaluation.samples, variance, outputs)
             if evaluation.prune is not None:
                 measured[f"{name}_pruned"] = nets.pruned(selected, split, evaluation.prune)
-        return measured
+        return measured, kept
+
+    def _cost(self, epochs: int) -> dict[str, int]:
+        """What a run has cost after some epochs.
+
+        `samples`: examples that its updates saw, each once an update. `forward_passes`: examples that the training sent
+        through the net: for every copy that the objective wants, and for the signals that policies look at.
+        """
+        objective = self.nets.strategy.objective
+        samples = epochs * len(self.data.train)
+        passes = samples * (objective.copies + objective.clean)
+        return {"samples": samples, "forward_passes": passes + (epochs + 1) * self.looked_at}
 
     def _checkpoint(self, started: float) -> float:
         """Saves every run that has not failed; returns the time from which the next seconds count."""

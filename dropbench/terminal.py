@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Container, Sequence
 
     from rich.console import Console
 
@@ -94,10 +94,12 @@ class Column:
         return self.header.replace("\n", " ")
 
 
-def show_table(columns: Sequence[Column], rows: Sequence[Sequence[str]], out: Console) -> list[Column]:
+def show_table(
+    columns: Sequence[Column], rows: Sequence[Sequence[str]], out: Console, bold: Container[int] = ()
+) -> list[Column]:
     """Prints a table that cuts nothing: drops columns that may go, then folds text; returns the dropped columns.
 
-    What then is still too wide is printed wider than the console.
+    What then is still too wide is printed wider than the console. Rows at the places `bold` are bold.
     """
     from rich.box import SIMPLE_HEAD
     from rich.cells import cell_len
@@ -138,8 +140,8 @@ def show_table(columns: Sequence[Column], rows: Sequence[Sequence[str]], out: Co
             no_wrap=number,
             overflow="fold",
         )
-    for row in cells:
-        table.add_row(*(Text(row[i]) for i in shown))
+    for place, row in enumerate(cells):
+        table.add_row(*(Text(row[i]) for i in shown), style="bold" if place in bold else None)
     total = sum(widths[i] + _GAP for i in shown)
     segments = list(out.render(table, out.options.update_width(max(total, 1))))
     if out.is_terminal:

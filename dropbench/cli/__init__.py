@@ -20,8 +20,11 @@ VERBS = {
     "sweep": ("train", "the same as train -m"),
     "resume": ("resume", "go on with interrupted runs and sweeps"),
     "status": ("status", "how far a sweep is, on this machine or a cluster"),
-    "compare": ("compare", "the table of recorded runs: mean and deviation over seeds"),
-    "runs": ("runs", "list recorded runs, look at one"),
+    "compare": ("compare", "the table: which setting wins, by how much, and is it real"),
+    "recommend": ("recommend", "which strategy and rate to use, and how sure that is"),
+    "plot": ("plot", "pictures: curves, error against rate, schedules, differences, calibration"),
+    "report": ("report", "one HTML page of it all"),
+    "runs": ("runs", "list recorded runs, look at one, remove some"),
     "list": ("list", "what there is: strategies, models, datasets, optimizers, experiments"),
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dropbench.compare.table import default_metric
+from dropbench.compare.groups import default_metric
 from dropbench.errors import UserError
 from dropbench.runs.records import MEASURED, SPLITS, read_run
 from dropbench.terminal import clean

@@ -1,71 +1,112 @@
-"""`dropbench runs`: lists recorded runs (`ls`), looks at one (`show`)."""
+"""`dropbench runs`: lists recorded runs (`ls`), looks at one (`show`), removes some (`rm`)."""
 
 from __future__ import annotations
 
+import json
 import os
+import sys
 from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dropbench.cli.parser import Parser
-from dropbench.compare.table import CHOICES, default_metric, figure, tally, title
+from dropbench.compare.groups import CHOICES, count, default_metric, figure, tally, title
 from dropbench.errors import UserError, nearest
 from dropbench.runs.files import unsealed
 from dropbench.runs.records import RunRecord, folders, read, read_run
-from dropbench.terminal import Column, clean, console, say, setting, show_table
+from dropbench.runs.remove import obstacle, remove, size
+from dropbench.runs.where import facts, select
+from dropbench.terminal import Column, clean, console, say, setting, show_table, tell
 
 if TYPE_CHECKING:
+    import argparse
+
     from rich.console import Console
 
 _TAIL = 1 << 20  # bytes of a metrics log that are looked at
 _LINES = 5  # of them shown
+_LISTED = 20  # runs that are named before they go
+_TOLD = 5  # runs that stay, and why
 
 
 def run(argv: list[str]) -> int:
     """See the module."""
     parser = Parser(prog="dropbench runs", description="Looks at recorded runs.")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="ls|show")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="ls|show|rm")
     ls = verbs.add_parser("ls", help="one line a run", description="One line a run: state, test figure, rate, seconds.")
     ls.add_argument(
         "paths", nargs="*", default=["outputs"], metavar="PATH", help="run folders, studies or folders of them"
     )
+    ls.add_argument("--format", choices=("table", "json"), default="table", help="table (default), or json: all facts")
     show = verbs.add_parser(
         "show", help="one run", description="The result, the settings and the last metrics of a run."
     )
     show.add_argument("run", metavar="RUN", help="a run folder, or the id of a run or its beginning")
-    show.add_argument(
-        "--outputs", default="outputs", metavar="PATH", help="where an id is looked up (default: outputs)"
+    rm = verbs.add_parser(
+        "rm",
+        help="removes run folders",
+        description="Removes run folders, those named and those that a filter means; what is running stays. It says "
+        "what would go and asks; --yes removes without asking.",
     )
+    rm.add_argument(
+        "paths",
+        nargs="*",
+        metavar="RUN|PATH",
+        help="a run folder or the whole id of a run; with --where or --all also studies or folders of them (with "
+        "--where alone: those of --outputs)",
+    )
+    for verb in (ls, rm):
+        verb.add_argument(
+            "--where", metavar="EXPR", help="""only runs for which this holds: 'strategy=="gradual" and rate<0.4'"""
+        )
+    rm.add_argument("--all", action="store_true", help="every run under the paths")
+    rm.add_argument("--dry-run", action="store_true", help="say what would go, and stop")
+    rm.add_argument("--yes", action="store_true", help="do not ask")
+    for verb in (show, rm):
+        verb.add_argument(
+            "--outputs", default="outputs", metavar="PATH", help="where an id is looked up (default: outputs)"
+        )
     options = parser.parse_args(argv)
     if options.verb == "ls":
-        _list(read(options.paths), console())
-    else:
-        _show(read_run(find(options.run, options.outputs)), console())
+        records = read(options.paths)
+        chosen = select(records, options.where)
+        if options.format == "json":
+            rows = [facts(record) | {"path": str(record.path), "reason": record.reason} for record in chosen]
+            print(json.dumps({"runs": rows}, indent=2))
+        else:
+            _list(chosen, len(records) - len(chosen), console())
+        return 0
+    if options.verb == "rm":
+        return _remove(options, console())
+    _show(read_run(find(options.run, options.outputs)), console())
     return 0
 
 
-def find(name: str, outputs: str) -> Path:
+def find(name: str, outputs: str, whole: bool = False) -> Path:
     """The run folder that a user means.
 
     Args:
         name: a path, `study/id`, an id or the beginning of one.
         outputs: where ids are looked up.
+        whole: whether the beginning of an id is not enough.
 
     Raises:
         UserError: none or several; the line names the nearest.
     """
     for path in (Path(name), Path(outputs, name)):
-        if path.is_dir() and _folders(path) == [path]:
+        if _folders(path) == [path]:
             return path
     known = _folders(Path(outputs))
-    found = [path for path in known if path.name == name] or [path for path in known if path.name.startswith(name)]
+    found = [path for path in known if path.name == name]
+    if not found and not whole:
+        found = [path for path in known if path.name.startswith(name)]
     if len(found) == 1 and name:
         return found[0]
     if found and name:
         shown = ", ".join(str(path) for path in found[:3])
         raise UserError(f"{name}: {len(found)} runs are meant: {shown}{', ...' if len(found) > 3 else ''}")
     raise UserError(
-        f"{name}: there is no such run folder, and no run in {outputs} whose id begins so"
+        f"{name}: there is no such run folder, and no run in {outputs} whose id {'is this' if whole else 'begins so'}"
         f"{nearest(name, [path.name for path in known])}"
     )
 
@@ -73,11 +114,14 @@ def find(name: str, outputs: str) -> Path:
 def _folders(path: Path) -> list[Path]:
     try:
         return folders([path])
-    except UserError:
+    except (UserError, OSError):  # nothing there, or a name that no file can have
         return []
 
 
-def _list(records: list[RunRecord], out: Console) -> None:
+def _list(records: list[RunRecord], left_out: int, out: Console) -> None:
+    if not records:
+        say(f"no run is so; --where leaves out {left_out}", out)
+        return
     several = len({record.path.parent for record in records}) > 1
     columns = [
         Column("study"),
@@ -112,7 +156,7 @@ def _list(records: list[RunRecord], out: Console) -> None:
         columns, rows = columns[1:], [row[1:] for row in rows]
     dropped = show_table(columns, rows, out)
     say("", out)
-    say(tally(records), out)
+    say(tally(records) + (f"; --where leaves out {left_out}" if left_out else ""), out)
     if dropped:
         say("not shown at this width: note", out)
 
@@ -166,6 +210,91 @@ def _show(record: RunRecord, out: Console) -> None:
         say(line, out)
     _section("last metrics", out)
     _metrics(record.path / "metrics.jsonl", out)
+
+
+def _remove(options: argparse.Namespace, out: Console) -> int:
+    """Removes what the user names, after saying so; 2 if something of it stays."""
+    found = _asked(options)
+    below = {record.path: folder for record, folder in found}
+    records = select((record for record, _ in found), options.where)
+    stay = {record.path: why for record in records if (why := obstacle(record, below[record.path]))}
+    going = [(record, size(record.path)) for record in records if record.path not in stay]
+    reasons = [f"{path}: {why}" for path, why in stay.items()]
+    if going:
+        listed = going if options.dry_run else going[:_LISTED]
+        columns = [Column("run"), Column("state"), Column("size", number=True)]
+        show_table(columns, [[str(record.path), record.state, _bytes(n)] for record, n in listed], out)
+        if len(listed) < len(going):
+            say(f"and {len(going) - len(listed):,} more", out)
+        say("", out)
+    what = f"{tally(record for record, _ in going)}; {_bytes(sum(n for _, n in going))}"
+    if not going or options.dry_run:
+        say(f"would go: {what}" if going else "nothing to remove", out)
+    elif options.yes or _confirmed(what):
+        gone: list[int] = []
+        try:
+            for record, n in going:
+                try:
+                    remove(record)
+                    gone.append(n)
+                except UserError as error:
+                    reasons.append(str(error))
+        finally:  # also after Ctrl-C
+            rest = f" of {len(going):,}" if len(gone) < len(going) else ""
+            say(f"removed {count(len(gone), 'run')}{rest}; {_bytes(sum(gone))}", out)
+    else:
+        say("nothing removed", out)
+    for reason in reasons[:_TOLD]:
+        tell(reason)
+    if len(reasons) > _TOLD:
+        tell(f"{count(len(reasons) - _TOLD, 'more run')} not removed")
+    return 2 if reasons and not options.dry_run else 0
+
+
+def _asked(options: argparse.Namespace) -> list[tuple[RunRecord, Path]]:
+    """The runs that are named or lie under what is named, each with the folder in which it was looked for."""
+    many = options.where is not None or options.all
+    if not options.paths and options.where is None:
+        raise UserError("runs rm: nothing is named; allowed: RUN ..., [PATH ...] --where EXPR, or PATH ... --all")
+    found: dict[Path, tuple[RunRecord, Path]] = {}
+    for name in options.paths or [options.outputs]:
+        path = next((path for path in (Path(name), Path(options.outputs, name)) if name and _folders(path)), None)
+        if path is None:
+            run = find(name, options.outputs, whole=True)
+            pairs = [(read_run(run), Path(options.outputs))]
+        elif _folders(path) == [path]:
+            pairs = [(read_run(path), path.parent)]
+        elif many:
+            pairs = [(record, path) for record in read([path])]
+        else:
+            inside = count(len(_folders(path)), "run")
+            raise UserError(f"{name}: this is no run but a folder of {inside}; add --where EXPR, or --all")
+        for record, below in pairs:
+            found.setdefault(record.path.resolve(), (record, below))
+    return list(found.values())
+
+
+def _confirmed(what: str) -> bool:
+    """Whether the user says yes.
+
+    Raises:
+        UserError: there is nobody to ask.
+    """
+    if sys.stdin is None or not sys.stdin.isatty():
+        raise UserError(f"runs rm: nothing removed, this is not a terminal to ask at; --yes removes {what}")
+    sys.stderr.write(f"Remove {what}? [y/N] ")
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def _bytes(number: int) -> str:
+    """A size as it is shown: `850 B`, `1.2 MB`."""
+    size, unit = float(number), "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if size < 1000:
+            break
+        size, unit = size / 1000, larger
+    return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"
 
 
 def _section(name: str, out: Console) -> None:

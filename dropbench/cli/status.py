@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dropbench.cli.parser import Parser
-from dropbench.compare.table import default_metric, figure
+from dropbench.compare.groups import default_metric, figure
 from dropbench.errors import UserError
 from dropbench.runs.records import RunRecord, folders, read_run
 from dropbench.sweep.manifest import manifests

@@ -47,6 +47,7 @@ def sweep(composer: Composer, overrides: list[str], options: argparse.Namespace,
 
 def hydra_sweep(composer: Composer, overrides: list[str]) -> int:
     """Leaves a sweep to a launcher or sweeper of Hydra's own, shows the table and returns the exit code."""
+    from dropbench.cli.comparing import DEFAULT
     from dropbench.compare.table import print_table
     from dropbench.runs.records import read_run
     from dropbench.sweep.hydra_job import launch
@@ -55,7 +56,7 @@ def hydra_sweep(composer: Composer, overrides: list[str]) -> int:
     for line in launched.refusals:
         tell(f"refused: {line}")
     if launched.paths:
-        print_table([read_run(path) for path in launched.paths], console())
+        print_table([read_run(path) for path in launched.paths], console(), DEFAULT)
     for name, reason in launched.failures.items():
         tell(f"failed: {name}: {reason}")
     if launched.code or not launched.paths:
@@ -221,11 +222,13 @@ class Job:
         return report, complete
 
     def _table(self, runs: Sequence[Run], refused: Mapping[str, str]) -> None:
+        from dropbench.cli.comparing import DEFAULT, with_races
         from dropbench.compare.table import print_table
         from dropbench.runs.records import read_run
 
         records = [read_run(run.path) for run in runs if run.id not in refused]
-        print_table([record for record in records if record.path.exists()], console())  # but those never begun
+        records = [record for record in records if record.path.exists()]  # but those never begun
+        print_table(records, console(), with_races(DEFAULT, records))
 
     def _end(self, report: SweepReport, complete: bool, runs: Sequence[Run]) -> int:
         """The exit code, and what failed once more, below the table."""

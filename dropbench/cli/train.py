@@ -67,9 +67,9 @@ def _single(composer: Composer, overrides: list[str], quiet: bool, command: list
 def train_one(run: Run, hydra: dict[str, Composed], quiet: bool, command: list[str], stop: Stop) -> int:
     """Trains one run in this process, shows its result and returns the exit code."""
     from dropbench.cli.result import show
-    from dropbench.runs.records import read_run
+    from dropbench.runs.records import is_done
 
-    if not run.config.rerun and read_run(run.path).state == "done":
+    if is_done(run):
         show(run.path, console(), "recorded before; rerun=true trains it again")
         return 0
     from dropbench.cli.progress import Bar

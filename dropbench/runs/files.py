@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import stat
 import zlib
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -43,6 +44,21 @@ def write(path: Path, content: bytes) -> None:
         sync_folder(path.parent)
 
 
+def plain(path: Path, largest: int) -> bytes:
+    """The beginning of a plain file, at most `largest` bytes; b"" where there is none that can be read."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe would make us wait
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                return b""
+            with open(descriptor, "rb", closefd=False) as file:
+                return file.read(largest)
+        finally:
+            os.close(descriptor)
+    except (OSError, ValueError):
+        return b""
+
+
 def sync_folder(folder: Path) -> None:
     """Makes the names in `folder` durable."""
     descriptor = os.open(folder, os.O_RDONLY)
@@ -54,7 +70,7 @@ def sync_folder(folder: Path) -> None:
 
 def dump(value: Any) -> str:
     """JSON in one line; a figure that is not finite becomes null, since JSON has no name for it."""
-    return json.dumps(_finite(value), separators=(", ", ": "), ensure_ascii=False, allow_nan=False)
+    return json.dumps(finite(value), separators=(", ", ": "), ensure_ascii=False, allow_nan=False)
 
 
 def line(record: dict[str, Any]) -> bytes:
@@ -84,11 +100,12 @@ def unsealed(text: bytes) -> dict[str, Any] | None:
     return record if isinstance(record, dict) else None
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """The value with null in place of figures that are not finite, for JSON."""
     if isinstance(value, float):
         return value if value - value == 0 else None
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return value

@@ -16,7 +16,7 @@ from dropbench import schema
 from dropbench.errors import UserError
 from dropbench.runs import checkpoint
 from dropbench.runs.files import disk, dump, line, lines, sync_folder, write
-from dropbench.runs.records import PRUNED
+from dropbench.runs.records import PREDICTIONS, PRUNED
 
 if TYPE_CHECKING:
     from io import FileIO
@@ -87,7 +87,7 @@ class RunFolder:
     def start(self, run: Run, record: dict[str, Any], hydra: dict[str, str]) -> None:
         """Clears what an earlier attempt left and writes what is known before the first step."""
         with disk(self.path):
-            for name in (RESULT, ERROR, PRUNED, METRICS, checkpoint.NAME, checkpoint.PREVIOUS):
+            for name in (RESULT, ERROR, PRUNED, PREDICTIONS, METRICS, checkpoint.NAME, checkpoint.PREVIOUS):
                 (self.path / name).unlink(missing_ok=True)
             (self.path / ".hydra").mkdir(exist_ok=True)
         for name, text in hydra.items():
@@ -112,7 +112,7 @@ class RunFolder:
             self.complaints.append(f"{self.path / METRICS} lacks records that the checkpoint counts")
             return None
         with disk(self.path):
-            for name in (RESULT, ERROR, PRUNED):  # of an attempt that failed, or was stopped
+            for name in (RESULT, ERROR, PRUNED, PREDICTIONS):  # of an attempt that failed, or was stopped
                 (self.path / name).unlink(missing_ok=True)
         write(self.path / METRICS, b"".join(line(record) for record in kept))
         self.seq = len(kept)

@@ -19,10 +19,14 @@ from dropbench.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from dropbench.config import Run
+
 State = Literal["done", "failed", "pruned", "running", "interrupted", "unreadable"]
 STATES: tuple[State, ...] = ("done", "failed", "pruned", "running", "interrupted", "unreadable")
 #: Stands in the folder of a run that a sweep with `prune` stopped.
 PRUNED = "pruned.json"
+#: Stands in the folder of a run with `save_predictions=true`.
+PREDICTIONS = "predictions.safetensors"
 SPLITS = ("train", "validation", "test")
 #: What is measured of a run: the splits, and where it was asked for the held-out ones again, by the mean of passes with
 #: noise (`mc`) and after the least of the net was cut (`pruned`).
@@ -53,7 +57,9 @@ class RunRecord:
         seconds: `total`, `train`.
         rates: of each site, `asked` and `realised`.
         settings: the whole config that gives the run its meaning, by dotted key.
-        sizes: `epochs`, `steps`, `parameters`, `peak_memory_bytes`.
+        sizes: `epochs`, `steps`, `parameters`, `peak_memory_bytes`, `samples`, `forward_passes`.
+        stamp: what it was made from and with, as far as it is recorded: `data` (their hash), `code` (version, commit),
+            `compute` (kind of device, precision, version of torch). Runs are paired only where these are the same.
     """
 
     path: Path
@@ -72,6 +78,7 @@ class RunRecord:
     rates: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     settings: Mapping[str, object] = field(default_factory=dict)
     sizes: Mapping[str, float] = field(default_factory=dict)
+    stamp: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def id(self) -> str:
@@ -182,6 +189,20 @@ def read_run(folder: Path) -> RunRecord:
     return unfinished
 
 
+def is_done(run: Run, state: State | None = None) -> bool:
+    """Whether nothing is left to do for a run that is asked for.
+
+    It is not where the run is to be trained again, or is to keep predictions that are not there.
+
+    Args:
+        run: the run.
+        state: of its folder, where that is known.
+    """
+    if run.config.rerun or (state or read_run(run.path).state) != "done":
+        return False
+    return not run.config.save_predictions or (run.path / PREDICTIONS).exists()
+
+
 class _ForeignError(Exception):
     """The file is JSON, and not the record of a run."""
 
@@ -223,7 +244,9 @@ def _parse(folder: Path, data: object) -> RunRecord:
         seconds=_numbers(_mapping(data, "seconds")),
         rates={site: _numbers(value) for site, value in _mapping(data, "rates").items() if isinstance(value, dict)},
         settings=_mapping(data, "settings"),
-        sizes=_numbers({key: data.get(key) for key in ("epochs", "steps", "parameters", "peak_memory_bytes")}),
+        sizes=_numbers({key: data.get(key) for key in ("epochs", "steps", "parameters", "peak_memory_bytes")})
+        | _numbers(_mapping(data, "cost")),
+        stamp=_stamp(folder, data) if status == "done" else {},
     )
     if status == "done":
         missing = [key for key in ("dataset", "model", "strategy", "optimizer") if key not in record.choices]
@@ -238,6 +261,30 @@ def _parse(folder: Path, data: object) -> RunRecord:
             if not there:
                 raise _ForeignError(f"no {name}")
     return record
+
+
+def _stamp(folder: Path, result: dict[str, Any]) -> dict[str, str]:
+    """See `RunRecord.stamp`; what `record.json` does not say is left out."""
+    try:
+        record = json.loads(_content(folder / "record.json"))
+    except (OSError, ValueError, RecursionError, _ForeignError):
+        return {}
+    if not isinstance(record, dict):
+        return {}
+    versions, hardware, git = (_mapping(record, key) for key in ("versions", "hardware", "git"))
+    code = _text(versions, "dropbench")
+    if commit := _text(git, "commit"):
+        code += f" (commit {commit[:12]}{', changed since' if git.get('dirty') else ''})"
+    device = _text(hardware, "device").partition(":")[0]
+    words = [device, _text(_mapping(result, "settings"), "precision")]
+    words += [f"torch {torch}"] if (torch := _text(versions, "torch")) else []
+    words += ["tf32"] if device == "cuda" and _mapping(record, "determinism").get("tf32") else []
+    told = {
+        "data": _text(_mapping(record, "data"), "sha256"),
+        "code": code,
+        "compute": " ".join(word for word in words if word) if device else "",
+    }
+    return {aspect: value for aspect, value in told.items() if value}
 
 
 def _unfinished(folder: Path) -> RunRecord:

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from dropbench.compare.table import figure as shown_figure
+from dropbench.compare.groups import figure as shown_figure
 from dropbench.terminal import clean, say
 
 if TYPE_CHECKING:

@@ -16,10 +16,13 @@ from dropbench.errors import UserError
 from dropbench.runs import checkpoint
 from dropbench.runs.environment import data_hash, describe
 from dropbench.runs.folder import RunFolder
-from dropbench.runs.records import read_run
+from dropbench.runs.predictions import Part, Predictions, save
+from dropbench.runs.records import is_done, read_run
 from dropbench.state import StaleCheckpointError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from dropbench.compose import Composed
     from dropbench.config import Config, Run
     from dropbench.data import Data
@@ -93,7 +96,7 @@ class Local:
             members = []
             for run in (run for run in stack if run.id in configs):
                 folders.append(RunFolder.take(run.path))
-                if run.config.rerun or read_run(run.path).state != "done":  # another process may have done it
+                if not is_done(run):  # another process may have done it
                     members.append(_Member(run, folders[-1], configs[run.id]))
             self._go_on(members, until)
         finally:
@@ -193,6 +196,11 @@ class FolderSink:
     def checkpoint(self, run: int, checkpoint: Checkpoint) -> None:
         """See `Sink`."""
         self.members[run].folder.checkpoint(checkpoint)
+
+    def predictions(self, run: int, parts: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+        """See `Sink`."""
+        arrays = {name: Part(outputs.numpy(), targets.numpy()) for name, (outputs, targets) in parts.items()}
+        save(self.members[run].folder.path, Predictions(arrays))
 
     def finish(self, run: int, result: dict[str, Any]) -> None:
         """See `Sink`."""

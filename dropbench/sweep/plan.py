@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from dropbench.runs.records import read_run
+from dropbench.runs.records import is_done, read_run
 from dropbench.stack import signature
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def plan(runs: Iterable[Run]) -> Plan:
             todo.append(run)
             continue
         state = read_run(path).state
-        if state == "done" and not run.config.rerun:
+        if is_done(run, state):
             done.append(run)
             continue
         if state == "pruned" and run.config.prune is not None and not run.config.rerun:

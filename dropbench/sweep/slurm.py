@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from dropbench.errors import UserError
 from dropbench.runs.files import disk, dump, write
-from dropbench.runs.records import read_run
+from dropbench.runs.records import is_done, read_run
 from dropbench.sweep import manifest
 from dropbench.terminal import tell
 
@@ -248,7 +248,7 @@ class Task:
 def _taken(run: Run) -> bool:
     """Whether there is nothing to do: it is done, or another process trains it."""
     state = read_run(run.path).state
-    return state == "running" or (state == "done" and not run.config.rerun)
+    return state == "running" or is_done(run, state)
 
 
 class _Signals:

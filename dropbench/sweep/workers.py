@@ -19,7 +19,7 @@ from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any
 
 from dropbench.errors import UserError
-from dropbench.runs.records import read_run
+from dropbench.runs.records import is_done, read_run
 from dropbench.sweep.halving import rung
 from dropbench.sweep.plan import Look
 from dropbench.sweep.report import Report
@@ -284,7 +284,7 @@ class Crew:
         how = _how(worker.process)
         self._replace(worker)
         left = [run for run in task.runs if run.id not in report.over]
-        left = [run for run in left if run.config.rerun or read_run(run.path).state not in ("done", "failed")]
+        left = [run for run in left if _is_open(run)]
         if task.deaths and len(task.runs) == 1:
             for run in left:
                 _fail(run, f"its process died ({how})", report)
@@ -307,6 +307,12 @@ class Crew:
         worker.process.join()
         worker.pipe.close()
         self._workers[self._workers.index(worker)] = self._start(worker.device)
+
+
+def _is_open(run: Run) -> bool:
+    """Whether a run that was begun has no result yet."""
+    state = read_run(run.path).state
+    return run.config.rerun or not (state == "failed" or is_done(run, state))
 
 
 def _how(process: BaseProcess) -> str:

@@ -1,0 +1,131 @@
+"""What the verbs that compare have in common: which runs, and how they are compared."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dropbench.compare.baseline import conditions
+from dropbench.compare.rows import ASPECTS, Options
+from dropbench.errors import UserError
+from dropbench.runs.records import read
+from dropbench.runs.where import select
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterable
+
+    from dropbench.runs.records import RunRecord
+
+#: What runs are compared with unless the user says otherwise: no dropout, else the plain one.
+DEFAULT = Options(baselines=(conditions("strategy=none"), conditions("strategy=standard")))
+_MOST = 1 << 20  # bytes of a manifest that are looked at
+
+
+def add_runs(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments that say which runs."""
+    parser.add_argument(
+        "paths", nargs="*", default=["outputs"], metavar="PATH", help="run folders, studies or folders of studies"
+    )
+    parser.add_argument(
+        "--where", metavar="EXPR", help="""only runs for which this holds: 'strategy=="gradual" and rate<0.4'"""
+    )
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments that say how to compare."""
+    parser.add_argument(
+        "--metric",
+        metavar="SPLIT.FIGURE",
+        help="what is compared: test.nll, test_mc.error, test_pruned.error, ... (default: test.error, or test.rmse)",
+    )
+    parser.add_argument(
+        "--baseline",
+        metavar="KEY=VALUE",
+        help="what the others are compared with: strategy=standard, or strategy=standard,rate=0.5 "
+        "(default: strategy=none, else strategy=standard)",
+    )
+    parser.add_argument(
+        "--delta",
+        metavar="D",
+        help="a difference that would not matter, in the unit of the figure (points of error): rows that are shown to "
+        "be closer are `equal`",
+    )
+    parser.add_argument(
+        "--allow",
+        metavar="ASPECT",
+        default="",
+        help=f"pair runs although they differ in this: {', '.join(ASPECTS)}, or several with commas",
+    )
+
+
+def records_of(options: argparse.Namespace) -> list[RunRecord]:
+    """The runs that the command line names.
+
+    Raises:
+        UserError: there are none.
+    """
+    records = select(read(options.paths), options.where)
+    if not records:
+        raise UserError(f"--where={options.where}: no run is so")
+    return records
+
+
+def options_of(options: argparse.Namespace) -> Options:
+    """How the command line wants them compared.
+
+    Raises:
+        UserError: a word is not allowed.
+    """
+    allowed = frozenset(word.strip() for word in options.allow.split(",") if word.strip())
+    if strange := sorted(allowed - set(ASPECTS)):
+        raise UserError(f"--allow={strange[0]}: allowed: {', '.join(ASPECTS)}")
+    asked = options.baseline is not None
+    return Options(
+        metric=options.metric,
+        baselines=(conditions(options.baseline),) if asked else DEFAULT.baselines,
+        asked=asked,
+        delta=positive("--delta", options.delta),
+        allow=allowed,
+    )
+
+
+def positive(option: str, text: str | None) -> float | None:
+    """The number that an option gives.
+
+    Raises:
+        UserError: it is none, or not above zero.
+    """
+    if text is None:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1e100:
+        raise UserError(f"{option}={text}: allowed: a number above 0")
+    return value
+
+
+def with_races(options: Options, records: Iterable[RunRecord]) -> Options:
+    """The options with a note where the number of seeds was chosen by looking at them (`seeds=auto`)."""
+    studies = {record.path.parent for record in records}
+    raced = sorted(str(study) for study in studies if any(map(_is_race, study.glob("sweep-*.json"))))
+    if not raced:
+        return options
+    line = (
+        f"seeds=auto chose the number of seeds in {', '.join(raced[:3])}{', ...' if len(raced) > 3 else ''}: p values "
+        "and intervals do not know that it looked several times; its own verdicts do"
+    )
+    return replace(options, notes=(*options.notes, line))
+
+
+def _is_race(manifest: Path) -> bool:
+    try:
+        if not manifest.is_file():
+            return False
+        with manifest.open("rb") as file:
+            return b'"race": true' in file.read(_MOST)
+    except OSError:
+        return False

@@ -1,0 +1,346 @@
+"""Remembers what the runs of a folder say, in one hidden file beside them: a cache that never changes an answer.
+
+A run counts as known only while the sizes, times and inodes of its `result.json` and `record.json` are those they had
+when it was read; else it is read again. What could have changed within the grain of the clock is not remembered. Where
+anything about the file is in doubt, it is as if it were not there, and a folder that cannot be written has none.
+
+    dropbench index EDITION CRC-32 LENGTH
+    {"parts": [...], "kinds": [...], "names": [...]}     LENGTH bytes of JSON: what many runs share is there once
+    rows                                                 of each run: 2 x (size, mtime, ctime, inode), then its numbers
+"""
+
+from __future__ import annotations
+
+import json
+import marshal
+import os
+import stat
+import time
+import zlib
+from contextlib import suppress
+from dataclasses import dataclass, fields
+from functools import cache, cached_property
+from itertools import chain
+from math import hypot
+from pathlib import Path
+from struct import Struct, error
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from dropbench.runs import records
+from dropbench.runs.records import RunRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+NAME = ".index"
+#: The file is written when so many runs were read that are not in it.
+MANY = 50
+#: A file that was changed so lately could change again without a sign of it: some disks count time in two seconds.
+SETTLED = 2_000_000_000
+_LARGEST = 128 << 20  # 10,000 runs take 4 MB
+_FILES = 8  # columns that tell whether the two files are the same
+_ABSENT = (0, 0, 0, 0)
+
+_T = TypeVar("_T")
+#: Of `result.json` and of `record.json`: size, mtime and ctime in ns, inode; zeros where there is none.
+Signature = tuple[int, ...]
+
+
+def signature(status: os.stat_result | None) -> Signature:
+    """What a file cannot change its content without changing; of a file that is not there, zeros."""
+    if status is None:
+        return _ABSENT
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+
+
+class Pool:
+    """Values that many runs share, each once in memory."""
+
+    def __init__(self) -> None:
+        self._known: dict[object, Any] = {}
+
+    def one(self, value: _T) -> _T:
+        """The first value that was given and has the same content, down to the types."""
+        # By its bytes, for as keys 1, 1.0 and True are equal. From version 3 on they depend on who else holds a value.
+        return self._known.setdefault(value if isinstance(value, str) else marshal.dumps(value, 2), value)
+
+    def settings(self, settings: dict[str, Any], seed: int | None) -> dict[str, Any]:
+        """The settings of a run; what all seeds share is there once."""
+        if seed is None or type(settings.get("seed")) is not int or settings["seed"] != seed:
+            return self.one(settings)
+        return self.one(settings | {"seed": None}) | {"seed": seed}
+
+
+@dataclass(frozen=True, eq=False)
+class _Kind:
+    """What runs have in common whose records differ in nothing but the seed, and numbers.
+
+    Args:
+        about: `state`, `study`, `group`, `task`, `rule`.
+        choices: see `RunRecord`.
+        stamp: see `RunRecord`.
+        settings: as of the runs, None in place of a seed that is `own`.
+        own: whether the settings name the seed of the run.
+        layout: the names of the numbers: of `figures` and `rates` those of each part, of `seconds` and `sizes`.
+        types: of seed, rate, epoch and the numbers in the order of the layout: `q`, `d`, or `-` where there is none.
+    """
+
+    about: Sequence[str]
+    choices: Mapping[str, str]
+    stamp: Mapping[str, str]
+    settings: dict[str, Any]
+    own: bool
+    layout: Mapping[str, Any]
+    types: str
+
+    @cached_property
+    def row(self) -> Struct:
+        """How the row of a run is packed."""
+        return Struct(f"<{'QqqQ' * 2}{self.types.replace('-', '')}")
+
+    @cached_property
+    def _places(self) -> tuple[list[int], dict[str, list[tuple[str, Sequence[str], slice]]]]:
+        """Where in a row seed, rate and epoch stand (0: nowhere), and each group of numbers."""
+        at = _FILES
+        first = []
+        for kind in self.types[:3]:
+            first.append(at if kind != "-" else 0)
+            at += kind != "-"
+        places: dict[str, list[tuple[str, Sequence[str], slice]]] = {}
+        for field, part, names in _parts(self.layout):
+            places.setdefault(field, []).append((part, names, slice(at, at + len(names))))
+            at += len(names)
+        return first, places
+
+    def record(self, path: str, row: tuple[Any, ...]) -> RunRecord:
+        """The record of a run in this row."""
+        (seed, rate, epoch), places = self._places
+        state, study, group, task, rule = self.about
+        [(_, seconds, of_seconds)], [(_, sizes, of_sizes)] = places["seconds"], places["sizes"]
+        return RunRecord(
+            path=Path(path),
+            state=state,  # type: ignore[arg-type]
+            study=study,
+            seed=row[seed] if seed else None,
+            group=group,
+            task=task,
+            choices=self.choices,
+            rate=row[rate] if rate else None,
+            rule=rule,
+            epoch=row[epoch] if epoch else None,
+            figures={split: dict(zip(names, row[at], strict=True)) for split, names, at in places.get("figures", ())},
+            seconds=dict(zip(seconds, row[of_seconds], strict=True)),
+            rates={site: dict(zip(names, row[at], strict=True)) for site, names, at in places.get("rates", ())},
+            settings=self.settings | {"seed": row[seed]} if self.own else self.settings,
+            sizes=dict(zip(sizes, row[of_sizes], strict=True)),
+            stamp=self.stamp,
+        )
+
+
+class Index:
+    """The index of one folder that has runs in it.
+
+    Args:
+        folder: in which the runs lie.
+        there: whether there is a file to look into.
+    """
+
+    def __init__(self, folder: str, there: bool) -> None:
+        self.folder = folder
+        self._known = _load(f"{folder}/{NAME}") if there else {}
+        self._kept: list[tuple[str, _Kind, bytes]] = []
+        self._kinds: dict[bytes, _Kind] = {}
+        self._new = 0
+
+    def get(self, name: str) -> RunRecord | None:
+        """The record of the run folder of this name; None where it is not known, or no longer what it was."""
+        if (found := self._known.get(name)) is None:
+            return None
+        kind, packed = found
+        path = f"{self.folder}/{name}"
+        row = kind.row.unpack(packed)
+        try:
+            if signature(os.stat(f"{path}/result.json")) != row[:4]:
+                return None
+            try:
+                beside = signature(os.stat(f"{path}/record.json"))
+            except FileNotFoundError:
+                beside = _ABSENT
+        except (OSError, ValueError):
+            return None
+        if beside != row[4:_FILES] or not hypot(*row) < 1e100:  # every number is finite, and one to compute with
+            return None
+        self._kept.append((name, kind, packed))
+        return kind.record(path, row)
+
+    def put(self, record: RunRecord, files: Signature, now: int) -> None:
+        """Remembers a run that was read.
+
+        Args:
+            record: of a run that is done or failed, and says of which study it is.
+            files: its two files before they were read.
+            now: ns; when the reading began, or before.
+        """
+        if max(files[1], files[2], files[5], files[6]) > now - SETTLED:
+            return
+        own = type(record.settings.get("seed")) is int and record.settings["seed"] == record.seed
+        layout = {
+            "figures": {split: [*figures] for split, figures in record.figures.items()},
+            "rates": {site: [*rates] for site, rates in record.rates.items()},
+            "seconds": [*record.seconds],
+            "sizes": [*record.sizes],
+        }
+        first = (record.seed, record.rate, record.epoch)
+        numbers = [
+            *chain.from_iterable(figures.values() for figures in record.figures.values()),
+            *chain.from_iterable(rates.values() for rates in record.rates.values()),
+            *record.seconds.values(),
+            *record.sizes.values(),
+        ]
+        shared = (
+            (record.state, record.study, record.group, record.task, record.rule),
+            dict(record.choices),
+            dict(record.stamp),
+            {**record.settings, "seed": None} if own else dict(record.settings),
+            own,
+            layout,
+            "".join(_TYPES[type(number)] for number in (*first, *numbers)),
+        )
+        key = marshal.dumps(shared, 2)
+        if (kind := self._kinds.get(key)) is None:
+            kind = self._kinds[key] = _Kind(*shared)
+        with suppress(error):  # an integer too large for a row
+            packed = kind.row.pack(*files, *(number for number in first if number is not None), *numbers)
+            self._kept.append((record.path.name, kind, packed))
+            self._new += 1
+
+    def save(self) -> None:
+        """Writes the file if that is worth it; where it cannot be written there is none."""
+        if self._new < MANY or (edition := _edition()) is None:
+            return
+        with suppress(ValueError, RecursionError):  # settings nested deeper than JSON is written
+            content = _encoded(self._kept, edition)
+            temporary = Path(self.folder, f"{NAME}.{os.getpid()}")
+            with suppress(OSError):
+                descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+                try:
+                    with open(descriptor, "wb") as file:
+                        file.write(content)
+                    temporary.replace(Path(self.folder, NAME))
+                except BaseException:
+                    temporary.unlink(missing_ok=True)
+                    raise
+
+
+_TYPES = {int: "q", float: "d", type(None): "-"}
+
+
+def _parts(layout: Mapping[str, Any]) -> Iterator[tuple[str, str, Sequence[str]]]:
+    """The groups of numbers in a row: field of the record, part of it, names."""
+    for field in ("figures", "rates"):
+        for part, names in layout[field].items():
+            yield field, part, names
+    for field in ("seconds", "sizes"):
+        yield field, "", layout[field]
+
+
+@cache
+def _edition() -> str | None:
+    """Which code read the runs: by other code, they might read otherwise."""
+    try:
+        return f"{zlib.crc32(Path(__file__).read_bytes() + Path(records.__file__).read_bytes()):08x}"
+    except OSError:  # not from files
+        return None
+
+
+def _encoded(runs: Sequence[tuple[str, _Kind, bytes]], edition: str) -> bytes:
+    """The content of an index.
+
+    Raises:
+        ValueError, RecursionError: a setting cannot be written as JSON.
+    """
+    members: dict[_Kind, list[tuple[str, bytes]]] = {}
+    for name, kind, packed in runs:
+        members.setdefault(kind, []).append((name, packed))
+    parts: dict[str, int] = {}
+
+    def part(value: object) -> int:
+        return parts.setdefault(json.dumps(value), len(parts))
+
+    kinds = [
+        [part(kind.about), part(kind.choices), part(kind.stamp), part([*kind.settings]), part([*kind.settings.values()]),
+         part(kind.own), part(kind.layout), part(kind.types)]
+        for kind in members
+    ]  # fmt: skip
+    names = [[name for name, _ in rows] for rows in members.values()]
+    header = f'{{"parts": [{", ".join(parts)}], "kinds": {json.dumps(kinds)}, "names": {json.dumps(names)}}}'.encode()
+    body = b"".join([header, *(packed for rows in members.values() for _, packed in rows)])
+    return f"dropbench index {edition} {zlib.crc32(body):08x} {len(header)}\n".encode() + body
+
+
+def _load(path: str) -> dict[str, tuple[_Kind, bytes]]:
+    """The runs in an index by their names: what they share, and a row; none where anything is in doubt."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        with open(descriptor, "rb") as file:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode) or status.st_size > _LARGEST:
+                return {}
+            first, _, body = file.read(_LARGEST).partition(b"\n")
+        *words, checksum, length = first.decode("ascii").split(" ")
+        if words != ["dropbench", "index", _edition()] or checksum != f"{zlib.crc32(body):08x}":
+            return {}
+        return _decoded(json.loads(body[: int(length)]), body[int(length) :])
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError, error):
+        return {}
+
+
+def _decoded(header: dict[str, Any], rows: bytes) -> dict[str, tuple[_Kind, bytes]]:
+    """See `_load`.
+
+    Raises:
+        ValueError, TypeError, LookupError, AttributeError, struct.error: this is no index.
+    """
+    parts = header["parts"]
+    found: dict[str, tuple[_Kind, bytes]] = {}
+    at = 0
+    for numbers, names in zip(header["kinds"], header["names"], strict=True):
+        about, choices, stamp, keys, values, own, layout, types = (parts[number] for number in numbers)
+        _check(about, choices, stamp, keys, own, layout, types, names)
+        kind = _Kind(about, choices, stamp, dict(zip(keys, values, strict=True)), own, layout, types)
+        size = kind.row.size
+        for name in names:
+            found[name] = kind, rows[at : at + size]
+            at += size
+    if at != len(rows):
+        raise ValueError("rows are missing or left over")
+    return found
+
+
+def _check(
+    about: Any, choices: Any, stamp: Any, keys: Any, own: Any, layout: Any, types: Any, names: Any
+) -> None:  # fmt: skip
+    """That a kind is one.
+
+    Raises:
+        ValueError, TypeError, LookupError, AttributeError: it is none.
+    """
+    state, *_ = about
+    texts = [*about, *choices.values(), *stamp.values(), *keys, *names]
+    count = 3
+    for _, _, columns in _parts(layout):
+        texts += columns
+        count += len(columns)
+    if (
+        len(about) != 5
+        or state not in ("done", "failed")
+        or {*map(type, texts)} != {str}
+        or not isinstance(own, bool)
+        or (own and (types[0] != "q" or "seed" not in keys))
+        or len(types) != count
+        or not {*types[:1]} <= {*"q-"}
+        or not {*types[1:2]} <= {*"qd-"}
+        or not {*types[2:3]} <= {*"q-"}
+        or not {*types[3:]} <= {*"qd"}
+    ):
+        raise ValueError("no kind of runs")
