@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 from dropbench import __version__, schema
 from dropbench.data import Dataset
 from dropbench.errors import UserError
+from dropbench.loggers import Logger, no_logger
 from dropbench.models import Model
 from dropbench.objectives import Objective
 from dropbench.optim import Optimizer
@@ -76,6 +77,7 @@ class Config:
         output_root: where studies lie.
         rerun: whether to train again what is done.
         save_predictions: whether to keep what is predicted for every validation and test example.
+        logger: where figures go beside the run folder.
         stack: most runs that train as one batch; `auto` for as many as memory takes.
         workers: processes that train a sweep here; `auto`: one a GPU, else as many as cores, if that is worth it.
         launcher: what trains a sweep: this machine, or a Slurm cluster.
@@ -107,6 +109,7 @@ class Config:
     output_root: str = "outputs"
     rerun: bool = False
     save_predictions: bool = False
+    logger: Logger = field(default_factory=no_logger)
     stack: Annotated[int, Range(1, 4096)] | Literal["auto"] = "auto"
     workers: Annotated[int, Range(1, 1024)] | Literal["auto"] = "auto"
     launcher: Literal["local", "slurm"] = "local"
@@ -151,8 +154,8 @@ class Config:
 #: How it is trained, and how many others are.
 CIRCUMSTANCES = frozenset(
     {
-        "study", "device", "data_root", "output_root", "rerun", "save_predictions", "stack", "workers", "launcher",
-        "slurm", "on_failure", "prune", "seeds", "budget", "extensions",
+        "study", "device", "data_root", "output_root", "rerun", "save_predictions", "logger", "stack", "workers",
+        "launcher", "slurm", "on_failure", "prune", "seeds", "budget", "extensions",
     }
 )  # fmt: skip
 
@@ -163,11 +166,19 @@ _MEANT = tuple(item.name for item in fields(Config) if item.name not in CIRCUMST
 
 @dataclass(frozen=True)
 class Run:
-    """A config, the names of the choices that made it, and what the user typed."""
+    """A config, the names of the choices that made it, and what the user typed.
+
+    A choice that is a circumstance is none of those names: the run is the same with any.
+    """
 
     config: Config
     choices: Mapping[str, str]
     overrides: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Leaves circumstances out."""
+        meant = {group: name for group, name in self.choices.items() if group not in CIRCUMSTANCES}
+        object.__setattr__(self, "choices", meant)
 
     @cached_property
     def id(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 
@@ -35,9 +35,16 @@ class Examples(NamedTuple):
     facts: dict[str, Tensor]
 
 
+class Seen(Protocol):
+    """Is told what is predicted in every pass of an evaluation."""
+
+    def __call__(self, outputs: Tensor, targets: Tensor) -> None:
+        """The outputs [R, batch, ...], logits or real numbers, and the targets [batch, ...] of one pass."""
+
+
 @torch.inference_mode()
 def evaluate(
-    forward: Callable[[Examples], Tensor], split: Split, facts: Facts, runs: int, kept: list[Tensor] | None = None
+    forward: Callable[[Examples], Tensor], split: Split, facts: Facts, runs: int, seen: Sequence[Seen] = ()
 ) -> Figures:
     """Measures R runs on `split`.
 
@@ -46,7 +53,7 @@ def evaluate(
         split: shared by the runs.
         facts: of the data.
         runs: R.
-        kept: gets the outputs [R, batch, ...] of every pass, on the host.
+        seen: are told the outputs and the targets of every pass.
 
     Returns:
         For classification `loss` = `nll` (mean negative log-likelihood in nats), `error` in percent, `ece` (expected
@@ -60,8 +67,8 @@ def evaluate(
         part = split.part(at, at + PASS)
         outputs = forward(examples(part, runs)).float()
         parts.append(measure(outputs, part.targets))
-        if kept is not None:
-            kept.append(outputs.cpu())
+        for each in seen:
+            each(outputs, part.targets)
     total = torch.stack(parts).double().sum(0)  # [columns, R]
     return _classification(total) if facts.task == "classification" else _regression(total)
 
@@ -74,7 +81,7 @@ def monte_carlo(
     runs: int,
     samples: int,
     variance: list[float] | None = None,
-    kept: list[Tensor] | None = None,
+    seen: Sequence[Seen] = (),
 ) -> Figures:
     """Measures the mean prediction of `samples` passes with noise.
 
@@ -88,7 +95,7 @@ def monte_carlo(
         runs: R.
         samples: k.
         variance: v of each run; regression alone.
-        kept: gets what was predicted, log probabilities or outputs, [R, batch, ...] of every pass, on the host.
+        seen: are told the mean prediction, the logarithm of the probabilities for classification, and the targets.
 
     Returns:
         The figures of `evaluate`, with `entropy` (classification) or `nll` (regression).
@@ -102,75 +109,74 @@ def monte_carlo(
         keys = range(number * samples, (number + 1) * samples)
         if facts.task == "classification":
             mean = torch.stack([forward(batch, key).double().softmax(-1) for key in keys]).mean(0)
-            logs = mean.clamp(min=1e-300).log()
-            parts.append(_classify(logs, part.targets))
-            mean_outputs = logs
-            entropy = -(mean * logs).sum(-1)
+            predicted = mean.clamp(min=1e-300).log()
+            parts.append(_classify(predicted, part.targets))
+            entropy = -(mean * predicted).sum(-1)
             extra.append((entropy * (part.targets != -100)).flatten(1).sum(1))
         else:
             outputs = torch.stack([forward(batch, key).double() for key in keys])
-            mean_outputs = outputs.mean(0)
-            parts.append(_regress(mean_outputs, part.targets))
+            predicted = outputs.mean(0)
+            parts.append(_regress(predicted, part.targets))
             v = torch.tensor(variance, dtype=torch.float64, device=outputs.device).clamp(min=1e-12).view(-1, 1, 1)
             logs = -0.5 * ((2 * math.pi * v).log() + (outputs - part.targets).square() / v)
             extra.append(-(logs.logsumexp(0) - math.log(samples)).flatten(1).sum(1))
-        if kept is not None:
-            kept.append(mean_outputs.float().cpu())
+        for each in seen:
+            each(predicted, part.targets)
     total = torch.stack(parts).double().sum(0)
     name = "entropy" if facts.task == "classification" else "nll"
     figures = _classification(total) if facts.task == "classification" else _regression(total)
     return {**figures, name: (torch.stack(extra).sum(0) / total[0]).tolist()}
 
 
-def predictions(kept: Sequence[Tensor], split: Split, facts: Facts) -> tuple[Tensor, Tensor]:
-    """What was predicted for the items of a split, and what they are.
+class Predicted:
+    """Keeps, pass by pass and on the host, what is predicted for the items of a split.
+
+    An item is an example; where answers are asked at several of its steps, each of them.
 
     Args:
-        kept: see `evaluate`.
-        split: that was measured.
         facts: of the data.
-
-    Returns:
-        For classification probabilities float32 [R, items, classes] and class numbers int64 [items], an item for every
-        answer that is asked; for regression outputs float32 [R, items, ...] and targets float32 [items, ...].
     """
-    outputs, targets = torch.cat(list(kept), 1), split.targets.cpu()
-    if facts.task != "classification":
-        return outputs, targets.float()
-    asked = targets.flatten() >= 0
-    logits = outputs.reshape(len(outputs), len(asked), -1)[:, asked]
-    return logits.softmax(-1), targets.flatten()[asked].long()
+
+    def __init__(self, facts: Facts) -> None:
+        self._classes = facts.task == "classification"
+        self._passes: list[tuple[Tensor, Tensor]] = []
+
+    def __call__(self, outputs: Tensor, targets: Tensor) -> None:
+        """See `Seen`."""
+        if self._classes:
+            logs, targets = _answers(outputs, targets)
+            outputs = logs.exp()
+        self._passes.append((outputs.float().cpu(), targets.cpu()))
+
+    def all(self) -> tuple[Tensor, Tensor]:
+        """The probabilities [R, items, classes] and class numbers [items], or the outputs and targets, float32."""
+        outputs, targets = zip(*self._passes, strict=True)
+        return torch.cat(outputs, 1), torch.cat(targets)
 
 
-def reliability(kept: Sequence[Tensor], split: Split) -> list[dict[str, list[float | None]]]:
-    """How often each run was right where it was so and so sure: what the calibration error is computed from.
-
-    Args:
-        kept: see `evaluate`; of a classification.
-        split: that was measured.
-
-    Returns:
-        For each run `count`, and the means `confidence` and `accuracy` of each of `BINS` equal bins of the confidence;
-        None where a bin is empty.
+class Reliability:
+    """Sums up, pass by pass, how often each run is right where it is so and so sure: what `ece` is computed from.
 
     Source:
         Guo et al., "On calibration of modern neural networks", ICML 2017.
     """
-    parts, at = [], 0
-    for outputs in kept:
-        parts.append(_classify(outputs, split.targets[at : at + outputs.shape[1]].cpu()))
-        at += outputs.shape[1]
-    count, confidence, right = torch.stack(parts).double().sum(0)[4:].view(3, BINS, -1)
 
-    def means(column: Tensor, sizes: list[float]) -> list[float | None]:
-        return [total / size if size else None for total, size in zip(column.tolist(), sizes, strict=True)]
+    def __init__(self) -> None:
+        self._passes: list[Tensor] = []
 
-    found: list[dict[str, list[float | None]]] = []
-    for run in range(count.shape[1]):
-        sizes = count[:, run].tolist()
-        each = {"confidence": means(confidence[:, run], sizes), "accuracy": means(right[:, run], sizes)}
-        found.append({"count": [int(size) for size in sizes], **each})
-    return found
+    def __call__(self, outputs: Tensor, targets: Tensor) -> None:
+        """See `Seen`."""
+        self._passes.append(_classify(outputs, targets))
+
+    def of_run(self, run: int) -> dict[str, list[Any]]:
+        """For each of `BINS` equal bins of the confidence: `count`, and the means `confidence`, `accuracy`, or None."""
+        sums = torch.stack(self._passes).double().sum(0)[4:, run].view(3, BINS).tolist()
+        count, confidence, right = sums
+        return {
+            "count": [int(size) for size in count],
+            "confidence": [total / size if size else None for total, size in zip(confidence, count, strict=True)],
+            "accuracy": [total / size if size else None for total, size in zip(right, count, strict=True)],
+        }
 
 
 def gaussian_nll(mean_squared_error: float, variance: float) -> float:
@@ -185,13 +191,18 @@ def examples(split: Split, runs: int) -> Examples:
     return Examples(split.inputs.expand(runs, *split.inputs.shape), facts)
 
 
+def _answers(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Of the answers that are asked: logarithms of the probabilities [R, items, classes], and the classes [items]."""
+    targets = targets.flatten()
+    asked = targets >= 0
+    return outputs.reshape(len(outputs), len(targets), -1)[:, asked].log_softmax(-1), targets[asked]
+
+
 def _classify(outputs: Tensor, targets: Tensor) -> Tensor:
     """Sums over the asked answers, rows of [R]: count, nll, wrong, brier, then by bin: count, confidence, right."""
     runs = outputs.shape[0]
-    targets = targets.flatten()
-    asked = targets >= 0
-    logs = outputs.reshape(runs, len(targets), -1)[:, asked].log_softmax(-1)
-    targets = targets[asked].expand(runs, -1)
+    logs, targets = _answers(outputs, targets)
+    targets = targets.expand(runs, -1)
     picked = logs.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
     probabilities = logs.exp()
     confidence, answer = probabilities.max(-1)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from dropbench.acting import NoiseFn
     from dropbench.config import Config
     from dropbench.data import Split
-    from dropbench.evaluation import Examples, Figures
+    from dropbench.evaluation import Examples, Figures, Seen
     from dropbench.models import Moments
     from dropbench.objectives import Objective
     from dropbench.policies import State
@@ -156,16 +156,16 @@ class Nets:
         present: Present,
         split: Split,
         wrap: Callable[[ExpectedNoise], NoiseFn] | None = None,
-        kept: list[Tensor] | None = None,
+        seen: Sequence[Seen] = (),
     ) -> Figures:
-        """The figures of a split without noise; `wrap` may put something around its mean; `kept`: see `evaluate`."""
+        """The figures of a split without noise; `wrap` may put something around its mean; `seen`: see `evaluate`."""
         moments = RunningMoments(present.params)
 
         def forward(batch: Examples) -> Tensor:
             noise = self.expected(present, batch.facts)
             return self.forward(present.params, batch.inputs, wrap(noise) if wrap else noise, moments, batch.facts)
 
-        return evaluate(forward, split, self.facts, self.runs, kept)
+        return evaluate(forward, split, self.facts, self.runs, seen)
 
     def sampled(
         self,
@@ -173,7 +173,7 @@ class Nets:
         split: Split,
         samples: int,
         variance: list[float] | None,
-        kept: list[Tensor] | None = None,
+        seen: Sequence[Seen] = (),
     ) -> Figures:
         """The figures of the mean prediction of `samples` passes with noise; see `monte_carlo`."""
         moments = RunningMoments(present.params)
@@ -182,7 +182,7 @@ class Nets:
             noise = self.drawn(present, batch.facts, purpose="eval", key=key)
             return self.forward(present.params, batch.inputs, noise, moments, batch.facts)
 
-        return monte_carlo(forward, split, self.facts, self.runs, samples, variance, kept)
+        return monte_carlo(forward, split, self.facts, self.runs, samples, variance, seen)
 
     def pruned(self, present: Present, split: Split, share: float) -> Figures:
         """The figures of a split after the `share` of smallest units or weights of every net was cut."""

@@ -31,7 +31,7 @@ from dropbench.data.figures import with_figures
 from dropbench.data.splits import hold_out
 from dropbench.diagnostics import of_run
 from dropbench.errors import UserError
-from dropbench.evaluation import gaussian_nll, predictions, reliability
+from dropbench.final import final
 from dropbench.memory import keep_freed
 from dropbench.nets import Nets, Present
 from dropbench.signals import GATED, HELD_OUT, conflict, gradients, saliency
@@ -46,7 +46,6 @@ if TYPE_CHECKING:
 
     from dropbench.config import Config
     from dropbench.data import Data, Split
-    from dropbench.evaluation import Figures
     from dropbench.runs.checkpoint import Checkpoint
 
 SECONDS_BETWEEN_CHECKPOINTS = 20.0
@@ -134,7 +133,6 @@ class Trainer:
 
     def __init__(self, configs: Sequence[Config], data: Data, device: torch.device, sink: Sink) -> None:
         self.config, self.sink = configs[0], sink  # the config for what the runs have in common
-        self.keeping = [config.save_predictions for config in configs]
         strategy = self.config.strategy
         data, self.held_out = with_figures(data.to(device), strategy.figures), None
         if "held_out_loss" in strategy.needs:
@@ -371,25 +369,14 @@ class Trainer:
         if all(history.failed is not None for history in self.state.histories):
             return
         started = time.monotonic()
-        measured, kept = self._final_figures()
-        classes = self.nets.facts.task == "classification"
-        sureness = reliability(kept["test"], self.data.test) if classes else []
-        held = {"validation": self.data.validation, "test": self.data.test}
-        of = {name: held[name.removesuffix("_mc")] for name in kept}
-        predicted = {}
-        if any(self.keeping):
-            predicted = {name: predictions(parts, of[name], self.nets.facts) for name, parts in kept.items()}
+        measured = final(self.nets, self._selected(), self.data, self.config.evaluation, self.config.save_predictions)
         seconds = (time.monotonic() - started) / self.nets.runs
         for run, history in enumerate(self.state.histories):
             if history.failed is not None:
                 continue
-            figures = {
-                split: {name: figure[run] for name, figure in values.items()} for split, values in measured.items()
-            }
             epochs = history.stopped or self.config.epochs
-            if self.keeping[run]:
-                parts = {name: (outputs[run], targets) for name, (outputs, targets) in predicted.items()}
-                self.sink.predictions(run, parts)
+            if self.config.save_predictions:
+                self.sink.predictions(run, measured.predictions(run))
             self.sink.finish(
                 run,
                 {
@@ -398,45 +385,29 @@ class Trainer:
                     "steps": epochs * self.steps_per_epoch,
                     "parameters": sum(tensor[0].numel() for tensor in self.trained.values()),
                     "selection": {"rule": self.config.selection, "epoch": history.epoch},
-                    **figures,
-                    **({"calibration": sureness[run]} if sureness else {}),
-                    "cost": self._cost(epochs),
+                    **measured.result(run),
                     "rates": {
                         site: {"asked": asked / history.watched, "realised": realised / history.watched}
                         for site, (asked, realised) in history.rates.items()
                     },
+                    "cost": self._cost(epochs),
                     "seconds": {"total": history.seconds + seconds, "train": history.train_seconds},
                     "peak_memory_bytes": peak_memory(self.nets.device),
                 },
             )
 
-    def _final_figures(self) -> tuple[dict[str, Figures], dict[str, list[Tensor]]]:
-        """Figures of every split, with the selected weights and the rates that were theirs; outputs of the held out."""
-        state, nets, evaluation = self.state, self.nets, self.config.evaluation
-        done = [max(history.epoch * self.steps_per_epoch - 1, 0) for history in state.histories]
-        clock = replace(self._clock(self.steps - 1), selected=torch.tensor(done, device=nets.device))
-        selected = Present(state.selected, state.selected_policies, clock)
-        held = {"validation": self.data.validation, "test": self.data.test}
-        kept: dict[str, list[Tensor]] = {name: [] for name in held}
-        measured = {"train": nets.measure(selected, self.data.train)}
-        measured |= {name: nets.measure(selected, split, kept=kept[name]) for name, split in held.items()}
-        variance = measured["train"]["loss"] if nets.facts.task == "regression" else None
-        if variance is not None:
-            for values in measured.values():
-                values["nll"] = [gaussian_nll(loss, v) for loss, v in zip(values["loss"], variance, strict=True)]
-        for name, split in held.items():
-            if evaluation.samples:
-                outputs = kept[f"{name}_mc"] = []
-                measured[f"{name}_mc"] = nets.sampled(selected, split, evaluation.samples, variance, outputs)
-            if evaluation.prune is not None:
-                measured[f"{name}_pruned"] = nets.pruned(selected, split, evaluation.prune)
-        return measured, kept
+    def _selected(self) -> Present:
+        """The nets as they were selected, with the rates that were theirs."""
+        done = [max(history.epoch * self.steps_per_epoch - 1, 0) for history in self.state.histories]
+        clock = replace(self._clock(self.steps - 1), selected=torch.tensor(done, device=self.nets.device))
+        return Present(self.state.selected, self.state.selected_policies, clock)
 
     def _cost(self, epochs: int) -> dict[str, int]:
-        """What a run has cost after some epochs.
+        """What a run has cost after some epochs, whatever the machine.
 
-        `samples`: examples that its updates saw, each once an update. `forward_passes`: examples that the training sent
-        through the net: for every copy that the objective wants, and for the signals that policies look at.
+        `samples`: training examples that its updates saw, each once an update. `forward_passes`: examples that the
+        training sent forward: for updates as often as the objective has copies of them, even where the first layers
+        compute once for all copies; and for the signals that policies look at. Evaluations are not counted.
         """
         objective = self.nets.strategy.objective
         samples = epochs * len(self.data.train)
@@ -484,7 +455,11 @@ class Trainer:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Most memory so far, in bytes: of the device on CUDA, of the process on a CPU."""
+    """Most memory so far, in bytes: of the tensors on a CUDA device, of the whole process on a CPU.
+
+    It is that of the process, since it began: of a whole stack, and of the largest of the stacks that this process has
+    trained; after a resume, of the process that finished.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

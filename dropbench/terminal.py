@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import sys
+import textwrap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -74,6 +75,14 @@ def say(line: str, out: Console, style: str = "") -> None:
     out.print(Text(clean(line), style), soft_wrap=True)
 
 
+def prose(line: str, out: Console, style: str = "") -> None:
+    """Prints a line, cleaned, and broken between words where it is wider than the console; no word is cut."""
+    for part in textwrap.wrap(
+        clean(line), max(out.width, 20), subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+    ):
+        say(part, out, style)
+
+
 @dataclass(frozen=True)
 class Column:
     """A column of a table.
@@ -82,11 +91,13 @@ class Column:
         header: shown above; may have two lines.
         number: aligned to the right and never folded.
         drop: 0 stays at every width; of the others the lowest goes first.
+        fold: a width to which its text is folded before other columns go; 0: they go first.
     """
 
     header: str
     number: bool = False
     drop: int = 0
+    fold: int = 0
 
     @property
     def name(self) -> str:
@@ -97,7 +108,7 @@ class Column:
 def show_table(
     columns: Sequence[Column], rows: Sequence[Sequence[str]], out: Console, bold: Container[int] = ()
 ) -> list[Column]:
-    """Prints a table that cuts nothing: drops columns that may go, then folds text; returns the dropped columns.
+    """Prints a table that cuts nothing: drops columns that may go, folds text; returns the dropped columns.
 
     What then is still too wide is printed wider than the console. Rows at the places `bold` are bold.
     """
@@ -112,16 +123,17 @@ def show_table(
     widths = [max(head, *(cell_len(row[i]) for row in cells), 1) for i, head in enumerate(heads)]
     shown = list(range(len(columns)))
 
-    def excess() -> int:
-        return sum(widths[i] + _GAP for i in shown) - _GAP - out.width
+    def excess(of: Sequence[int]) -> int:
+        return sum(of[i] + _GAP for i in shown) - _GAP - out.width
 
     dropped = []
+    least = [max(heads[i], min(widths[i], columns[i].fold or widths[i])) for i in shown]
     for i in sorted((i for i in shown if columns[i].drop), key=lambda i: columns[i].drop):
-        if excess() <= 0:
+        if excess(least) <= 0:
             break
         shown.remove(i)
         dropped.append(columns[i])
-    while excess() > 0:  # fold the widest column of text
+    while excess(widths) > 0:  # fold the widest column of text
         foldable = [i for i in shown if not columns[i].number and widths[i] > max(heads[i], _TEXT_FLOOR)]
         if not foldable:
             break

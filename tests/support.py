@@ -86,6 +86,7 @@ class MemorySink:
     def __init__(self, runs: int, stop_after: int | None = None) -> None:
         self.records: list[list[dict[str, Any]]] = [[] for _ in range(runs)]
         self.checkpoints: list[Checkpoint | None] = [None] * runs
+        self.predicted: list[dict[str, tuple[Tensor, Tensor]]] = [{} for _ in range(runs)]
         self.results: list[dict[str, Any] | None] = [None] * runs
         self.steps = 0
         self.stop_after = stop_after
@@ -99,6 +100,10 @@ class MemorySink:
     def checkpoint(self, run: int, checkpoint: Checkpoint) -> None:
         tensors = {name: tensor.detach().clone() for name, tensor in checkpoint.tensors.items()}
         self.checkpoints[run] = type(checkpoint)(tensors, checkpoint.facts)
+
+    def predictions(self, run: int, parts: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+        assert self.results[run] is None
+        self.predicted[run] = dict(parts)
 
     def finish(self, run: int, result: dict[str, Any]) -> None:
         circumstances = ("seconds", "peak_memory_bytes")

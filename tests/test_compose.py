@@ -99,7 +99,7 @@ def swept(composer: Composer, *overrides: str) -> list[list[str]]:
 
 def test_groups_are_the_folders_found_recursively(composer):
     groups = composer.groups()
-    assert set(groups) == {"dataset", "model", "strategy", "optimizer", "experiment"}
+    assert set(groups) == {"dataset", "model", "strategy", "optimizer", "logger", "experiment"}
     for group in groups:
         assert groups[group] == choices(group)
     assert "gradual/late" in groups["strategy"]

@@ -330,6 +330,8 @@ CHANGED = {
     "data_root": "/elsewhere",
     "output_root": "/out",
     "rerun": True,
+    "save_predictions": True,
+    "logger": {"kind": "wandb"},
     "stack": 3,
     "workers": 1,
     "launcher": "slurm",

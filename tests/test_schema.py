@@ -287,7 +287,7 @@ def test_no_unknown_key_passes_anywhere(path, key, value):
 
 # ---- every YAML of every group
 
-GROUPS = {"dataset": "dataset", "model": "model", "strategy": "strategy", "optimizer": "optimizer"}
+GROUPS = {group: group for group in ("dataset", "model", "strategy", "optimizer", "logger")}
 YAMLS = [(group, name) for group in GROUPS for name in choices(group)]
 
 
@@ -333,7 +333,7 @@ def test_no_two_yamls_of_a_group_say_that_they_are_the_same():
 
 
 #: A strategy writes out what it chooses, and a further preset of a model what makes it another one.
-WHOLE_YAMLS = [(group, name) for group, name in YAMLS if group in ("dataset", "optimizer")] + [
+WHOLE_YAMLS = [(group, name) for group, name in YAMLS if group in ("dataset", "optimizer", "logger")] + [
     ("model", name) for name in choices("model") if name in names(Model)
 ]
 

@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING
 
 from dropbench.cli.comparing import add_options, add_runs, options_of, positive, records_of, with_races
 from dropbench.cli.parser import Parser
+from dropbench.compare.formats import FORMATS, render
+from dropbench.compare.groups import tally
 from dropbench.compare.rows import compare
+from dropbench.compare.table import print_sheet, sheet
 from dropbench.errors import UserError
 from dropbench.terminal import console, say
 
@@ -16,9 +19,6 @@ if TYPE_CHECKING:
 
     from dropbench.compare.rows import Comparison
     from dropbench.compare.table import Sheet
-
-FORMATS = ("table", "md", "csv", "latex", "json")
-
 
 def run(argv: list[str]) -> int:
     """See the module."""
@@ -53,13 +53,8 @@ def run(argv: list[str]) -> int:
         return [each for each in sheets if each is not None]
 
     if options.format != "table":
-        from dropbench.compare.formats import render
-
         print(render(options.format, comparisons, records, more, target))
         return 0
-    from dropbench.compare.groups import tally
-    from dropbench.compare.table import print_sheet, sheet
-
     out = console()
     for comparison in comparisons:
         for each in (sheet(comparison), *more(comparison)):

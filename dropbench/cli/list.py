@@ -22,6 +22,7 @@ GROUPS = {
     "models": "model",
     "datasets": "dataset",
     "optimizers": "optimizer",
+    "loggers": "logger",
     "experiments": "experiment",
 }
 _SINGULAR = {folder: word for word, folder in GROUPS.items()}

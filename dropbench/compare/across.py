@@ -10,11 +10,11 @@ import statistics
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from dropbench.compare.formats import as_latex, as_markdown
-from dropbench.compare.groups import figure, tally
+from dropbench.compare.formats import as_latex, as_markdown, unarmed
+from dropbench.compare.groups import figure, selector, tally
 from dropbench.compare.scores import RESAMPLES, across, spread
 from dropbench.compare.table import Sheet, print_sheet
-from dropbench.compare.tasks import selector, words
+from dropbench.compare.tasks import words
 from dropbench.errors import UserError
 from dropbench.runs.files import finite
 from dropbench.terminal import Column, clean, console, say, setting
@@ -216,7 +216,7 @@ def as_csv(of: Across) -> str:
         low, high = data["iqm_ci95"] or (None, None)
         shares = [row.above(level) for level in LEVELS]
         cells = [row.value, row.baseline, *(data[key] for key in keys), low, high, *shares, picked]
-        writer.writerow([_unarmed(clean(cell)) if isinstance(cell, str) else cell for cell in cells])
+        writer.writerow([unarmed(clean(cell)) if isinstance(cell, str) else cell for cell in cells])
     return file.getvalue().rstrip("\n")
 
 
@@ -237,8 +237,3 @@ def _captions(of: Across) -> list[str]:
 
 def _selectors(of: Across) -> str:
     return ", ".join(dict.fromkeys(map(selector, of.metrics)))
-
-
-def _unarmed(text: str) -> str:
-    """Text that a spreadsheet would take for a formula, with a quote before it."""
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@") else text

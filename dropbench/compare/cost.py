@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from dropbench.compare.curves import reached, read_curve, within
-from dropbench.compare.groups import columns_that_differ, count, default_metric, mean, partner
+from dropbench.compare.groups import columns_that_differ, count, default_metric, mean, partner, selector
 from dropbench.compare.table import Sheet
 from dropbench.errors import UserError
 from dropbench.terminal import Column
@@ -62,8 +62,7 @@ def cost(group: Group, target: float | None = None) -> Cost:
     spent = Cost(mean(run.seconds.get("total") for run in group.runs), samples, passes, memory)
     if target is None:
         return spent
-    name = group.metric if group.metric.startswith("validation") else partner(group.metric)
-    found = [reached(read_curve(run.path), name, target) for run in group.runs]
+    found = [reached(read_curve(run.path), selector(group.metric), target) for run in group.runs]
     censored = [math.inf] * (len(found) - sum(each is not None for each in found) + len(group.failed))
     came = [each for each in found if each is not None]
     return replace(
@@ -80,14 +79,14 @@ def cost_sheet(comparison: Comparison, target: float | None) -> Sheet:
     costs = [cost(row.group, target) for row in rows]
     telling = columns_that_differ([row.group for row in rows])
     columns = [
-        Column("dataset", drop=0 if "dataset" in telling else 4),
-        Column("model", drop=0 if "model" in telling else 4),
+        Column("dataset", drop=0 if "dataset" in telling else 1),
+        Column("model", drop=0 if "model" in telling else 1),
         Column("strategy"),
-        Column("optimizer", drop=0 if "optimizer" in telling else 5),
+        Column("optimizer", drop=0 if "optimizer" in telling else 1),
         Column("rate", number=True),
         Column("n", number=True),
         Column("seconds", number=True),
-        Column("samples\nseen", number=True, drop=2),
+        Column("samples\nseen", number=True, drop=3),
         Column("forward\npasses", number=True),
         Column("peak\nmemory", number=True, drop=3),
     ]
@@ -123,10 +122,9 @@ def cost_sheet(comparison: Comparison, target: float | None) -> Sheet:
         "through the net"
     ]
     if target is not None:
-        name = partner(comparison.metric) if not comparison.metric.startswith("validation") else comparison.metric
         captions.append(
-            f"to {target:g}: runs whose {name} came down to it, and the median epoch and second of the first "
-            "evaluation there; runs that never came count as later than all others"
+            f"to {target:g}: runs whose {selector(comparison.metric)} came down to it, the median epoch and second of "
+            "the first evaluation there; runs that never came count as later than all others"
         )
     return Sheet(tuple(columns), tuple(cells), frozenset(), tuple(captions))
 

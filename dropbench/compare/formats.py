@@ -122,7 +122,7 @@ def as_csv(comparisons: Sequence[Comparison], target: float | None = None) -> st
     writer = csv.DictWriter(file, list(rows[0]) if rows else [], lineterminator="\n")
     writer.writeheader()
     for flat in rows:
-        writer.writerow({key: _unarmed(value) for key, value in flat.items()})
+        writer.writerow({key: unarmed(value) for key, value in flat.items()})
     return file.getvalue().rstrip("\n")
 
 
@@ -188,7 +188,7 @@ def _pair(bounds: tuple[float, float] | None) -> list[float] | None:
     return None if bounds is None else [float(bound) for bound in bounds]
 
 
-def _unarmed(value: Any) -> Any:
+def unarmed(value: Any) -> Any:
     """Text that a spreadsheet would take for a formula, with a quote before it."""
     return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@") else value
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from dropbench.errors import UserError, nearest
 from dropbench.runs.records import STATES, RunRecord
 from dropbench.terminal import setting
 
@@ -88,8 +89,7 @@ class Group:
     @cached_property
     def selecting(self) -> float:
         """Mean of the figure that selects among settings: that of the validation part; infinite where there is none."""
-        name = self.metric if self.metric.startswith("validation") else partner(self.metric)
-        found = mean(run.figure(name) for run in self.runs)
+        found = mean(run.figure(selector(self.metric)) for run in self.runs)
         return math.inf if found is None else found
 
 
@@ -164,6 +164,23 @@ def partner(metric: str) -> str:
     split, _, figure = metric.partition(".")
     name, mark, way = split.partition("_")
     return f"{'test' if name == 'validation' else 'validation'}{mark}{way}.{figure}"
+
+
+def check_metric(metric: str, records: Iterable[RunRecord]) -> None:
+    """Refuses a figure that no run has.
+
+    Raises:
+        UserError: the line names what there is.
+    """
+    done = [record for record in records if record.state == "done"]
+    known = sorted({f"{split}.{name}" for record in done for split, names in record.figures.items() for name in names})
+    if done and metric not in known:
+        raise UserError(f"--metric={metric}: no run has this figure; known: {', '.join(known)}{nearest(metric, known)}")
+
+
+def selector(metric: str) -> str:
+    """The figure of the validation part by which settings are chosen that are judged by another."""
+    return metric if metric.startswith("validation") else partner(metric)
 
 
 def figure(value: float | None, name: str) -> str:

@@ -131,21 +131,21 @@ def items_sheet(comparison: Comparison) -> Sheet | None:
     classes = any(found[id(row.group)].classes for row in shown)
     telling = columns_that_differ([row.group for row in shown])
     columns = [
-        Column("dataset", drop=0 if "dataset" in telling else 5),
-        Column("model", drop=0 if "model" in telling else 5),
+        Column("dataset", drop=0 if "dataset" in telling else 1),
+        Column("model", drop=0 if "model" in telling else 1),
         Column("strategy"),
-        Column("optimizer", drop=0 if "optimizer" in telling else 6),
+        Column("optimizer", drop=0 if "optimizer" in telling else 1),
         Column("rate", number=True),
         Column("n", number=True),
         Column(f"{split.replace('_', ' ')}\n{title(name)}", number=True),
-        Column("se over\nseeds", number=True, drop=2),
-        Column("se over\nitems", number=True, drop=3),
+        Column("se over\nseeds", number=True, drop=5),
+        Column("se over\nitems", number=True, drop=6),
         Column(f"ensemble\n{title(name)}", number=True),
     ]
     if classes:
         columns += [
             Column("ensemble\nnll", number=True, drop=4),
-            Column("wrong alone\nit/baseline", number=True, drop=1),
+            Column("wrong alone\nit/baseline", number=True, drop=2),
             Column("McNemar\np", number=True),
             Column("pairs that\ndiffer", number=True),
         ]

@@ -255,7 +255,10 @@ def read_calibration(folder: Path) -> Array | None:
     if rows.ndim != 2 or not rows.shape[1] or not (rows[0] >= 0).all() or not np.isfinite(rows[0]).all():
         return None
     rows[1:, rows[0] == 0] = 0  # the mean of nothing
-    return rows if ((rows[1:] >= 0) & (rows[1:] <= 1)).all() else None
+    if not ((rows[1:] >= 0) & (rows[1:] < 1 + 1e-5)).all():  # a mean of confidences can be rounded up
+        return None
+    rows[1:] = rows[1:].clip(max=1)
+    return rows
 
 
 def axis(metric: str) -> str:

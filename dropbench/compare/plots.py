@@ -37,13 +37,13 @@ if TYPE_CHECKING:
 SUFFIXES = (".png", ".svg")
 #: Rows that a forest plot shows.
 ROWS = 40
+_INK, _SOFT, _FAINT, _SHADE = "#1f1f1f", "#666666", "#dedede", "#ececec"
 _BLUE, _RED = "#0072b2", "#d55e00"
-_COLOURS = (_BLUE, _RED, "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+_COLOURS = (_BLUE, _RED, "#009e73", "#cc79a7", "#e69f00", "#56b4e9", _INK)
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _DASHES = ((0, ()), (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)), (0, (3, 1.2)), (0, (8, 2)), (0, (1, 2.5)))
-_INK, _SOFT, _FAINT, _SHADE = "#1f1f1f", "#666666", "#dedede", "#ececec"
 #: On a page colours of the text take their place: the colour, and how much of it.
-_ON_PAGE = {_INK: 1.0, "#000000": 1.0, _SOFT: 0.7, _FAINT: 0.18, _SHADE: 0.1}
+_ON_PAGE = {_INK: 1.0, _SOFT: 0.7, _FAINT: 0.18, _SHADE: 0.1}
 _SIZE, _SMALL, _FINE = 7.5, 7.0, 6.0  # points
 _LONGEST = 52  # characters of a name
 _WIDE, _NARROW = 7.0, 3.6  # inches: two columns of a paper, and one
@@ -187,12 +187,18 @@ def differences(table: Comparison) -> Figure:
         return figure
 
 
-def profile(thresholds: Array, shares: Mapping[str, tuple[Array, Array, Array]], x: str = "normalised score") -> Figure:
+def profile(
+    thresholds: Array,
+    shares: Mapping[str, Array],
+    intervals: Mapping[str, tuple[Array, Array]] | None = None,
+    x: str = "normalised score",
+) -> Figure:
     """Performance profile: the share of runs with a score above each threshold.
 
     Args:
-        thresholds: [T].
-        shares: by name: the share in [0, 1] and the ends of its interval, each [T].
+        thresholds: ascending, [T].
+        shares: by name, in [0, 1], [T].
+        intervals: by name, the ends of a 95 % interval of the share, each [T]; None: not known.
         x: what the score is.
 
     Raises:
@@ -201,8 +207,12 @@ def profile(thresholds: Array, shares: Mapping[str, tuple[Array, Array, Array]],
     Source:
         Agarwal et al., Deep reinforcement learning at the edge of the statistical precipice, NeurIPS 2021.
     """
-    lines = [panels.Line(label, thresholds, *each) for label, each in list(shares.items())[: panels.LINES]]
-    notes = ["line: share of runs over all tasks; band: 95 % interval by stratified bootstrap"]
+    nothing = np.full(len(thresholds), np.nan)
+    lines = [
+        panels.Line(label, thresholds, share, *(intervals or {}).get(label, (nothing, nothing)))
+        for label, share in list(shares.items())[: panels.LINES]
+    ]
+    notes = ["share of runs over all tasks" + ("; band: 95 % interval" if intervals else "")]
     notes += [f"{panels.LINES} of {len(shares)} are shown"] if len(shares) > panels.LINES else []
     panel = panels.Panel("", x, "share of runs above", tuple(lines))
     return draw(panels.Picture((panel,), 1, tuple(notes), zero=True))
@@ -230,7 +240,7 @@ def draw(picture: Picture) -> Figure:
                 axes.axhline(0, color=_SOFT, linewidth=0.7)
             for number, line in enumerate(panel.lines):
                 (_points if picture.bars else _line)(axes, line, looks[line.label], number, len(panel.lines))
-            axes.yaxis.set_major_locator(MaxNLocator(6))
+            axes.yaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10]))
             axes.set_ylim(*panels.window(frame.beside(place), picture.zero)[:2])
             _horizontal(axes, panel)
         return frame.figure
@@ -418,7 +428,15 @@ def _legend(looks: Mapping[str, _Look], width: float) -> list[tuple[int, float, 
 
 
 def _title(axes: Axes, text: str) -> None:
-    axes.set_title(_text(text), loc="left", fontsize=_SIZE, fontweight="bold")
+    """Writes the title above the axes, no wider than they are."""
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    room = axes.get_position().width * figure.get_figwidth()
+    # Bold is the wider by an eighth.
+    longest = next((each for each in range(_LONGEST, 8, -2) if 1.13 * _inches(_text(text, each), _SIZE) <= room), 8)
+    axes.set_title(
+        _text(text, longest), loc="left", fontsize=_SIZE, fontweight="bold"
+    )  # bold is the wider by an eighth
 
 
 def _tell(figure: Figure, notes: Sequence[str]) -> None:
@@ -445,7 +463,8 @@ def _wrapped(notes: Sequence[str], width: float) -> list[str]:
 
 def _line(axes: Axes, line: Line, look: _Look, number: int, of: int) -> None:
     """A mean with its band; markers only here and there, not where those of others are."""
-    axes.fill_between(line.x, line.low, line.high, color=(look.colour, 0.13), linewidth=0)
+    if (line.high > line.low).any():
+        axes.fill_between(line.x, line.low, line.high, color=(look.colour, 0.13), linewidth=0)
     if line.marks is not None:
         axes.plot(line.x, line.y, color=look.colour, linestyle=look.dashes)
         every = max(1, len(line.x) // 14)
@@ -474,13 +493,12 @@ def _points(axes: Axes, line: Line, look: _Look, number: int, of: int) -> None:
 def _difference(axes: Axes, row: Row, y: float) -> None:
     """One row of a forest plot."""
     if row.delta is None:
-        axes.plot([0], [y], marker="D", color=_SOFT, markersize=3.2, linestyle="", markerfacecolor="white")
+        axes.plot([0], [y], marker="D", color=_SOFT, markersize=3.5, linestyle="")
         return
     colour = {"better": _BLUE, "worse": _RED}.get(row.verdict, _SOFT)
     if row.delta_ci95 is not None and np.isfinite(row.delta_ci95).all():
         axes.plot(row.delta_ci95, [y, y], color=colour, linewidth=1.3, solid_capstyle="butt")
-    axes.plot([row.delta], [y], marker="s" if _clear(row) else "o", color=colour, linestyle="", markersize=4.5,
-              markerfacecolor=colour if _clear(row) else "white")  # fmt: skip
+    axes.plot([row.delta], [y], marker="s" if _clear(row) else "o", color=colour, linestyle="", markersize=4.5)
 
 
 def _clear(row: Row) -> bool:

@@ -16,12 +16,14 @@ import re
 import shlex
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
 from dropbench.compare.formats import as_markdown
 from dropbench.compare.groups import (
     Group,
+    check_metric,
     columns_that_differ,
     count,
     default_metric,
@@ -35,10 +37,10 @@ from dropbench.compare.groups import (
 from dropbench.compare.rows import LEVEL
 from dropbench.compare.statistics import EXACT, FEWEST, differences, holm, mean_interval, smallest_p
 from dropbench.compare.table import Sheet, interval, print_sheet, probability
-from dropbench.compare.tasks import Task, aspects, check_metric, chosen, selecting, tasks, telling, unlike, words
+from dropbench.compare.tasks import Task, aspects, chosen, selecting, tasks, telling, unlike, words
 from dropbench.errors import UserError
 from dropbench.runs.files import finite
-from dropbench.terminal import Column, clean, console, say, setting
+from dropbench.terminal import Column, clean, console, prose, say, setting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -56,7 +58,7 @@ MANY = 10
 _HIGHEST = 0.95  # rates that are proposed are below
 _RATE = "strategy.rate"
 _NAMED = 6  # names in a sentence
-_MOST = 1 << 14  # bytes of overrides that are looked at
+_MOST = 1 << 13  # bytes of overrides that are looked at
 _WORD = re.compile(r"[+~]*([\w./@-]+)(=.*)?\Z", re.DOTALL)
 
 
@@ -84,7 +86,7 @@ class Tried:
     noise: float | None = None
     refused: Mapping[tuple[str, ...], int] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def ci95(self) -> tuple[float, float] | None:
         """Of the mean on the validation part, Student's t."""
         return mean_interval(self.group.values)
@@ -187,14 +189,15 @@ def show_recommend(advice: Sequence[Advice], records: Sequence[RunRecord], form:
         return
     out = console()
     for each in advice:
-        say(each.sentences[0], out, style="bold")
-        say(each.sentences[1], out)
+        prose(each.sentences[0], out, "bold")
+        prose(each.sentences[1], out)
         say("", out)
         for warned in each.warnings:
-            say(f"- {warned.text}{':' if warned.command else ''}", out)
+            prose(f"- {warned.text}{':' if warned.command else ''}", out)
             if warned.command:
                 say(f"    {warned.command}", out)
-        say("", out)
+        if each.warnings:
+            say("", out)
         print_sheet(sheet(each), out)
         say("", out)
     say(tally(records), out)
@@ -210,6 +213,7 @@ def sheet(advice: Advice) -> Sheet:
     order = list(dict.fromkeys(strategy for strategy, _ in at))
     lines = sorted(at.items(), key=lambda line: (order.index(line[0][0]), line[0][1]))
     several = any(len(line) > 1 for line in at.values())
+    tested = any(tried.p_holm is not None for tried in advice.tried)
     shown = [line[0].group for line in at.values()]
     telling_columns = columns_that_differ(shown)
     columns = [
@@ -218,10 +222,10 @@ def sheet(advice: Advice) -> Sheet:
         Column("rate", number=True),
         Column("n", number=True),
         Column(f"{heads[0]}\n{title(name)}", number=True),
-        Column("95 % CI\n(t)", number=True, drop=3),
+        Column("95 % CI\n(t)", number=True, drop=2),
         Column("differ-\nence", number=True, drop=4),
-        Column("p\n(Holm)", number=True, drop=5),
-        Column(f"{heads[1]}\n{title(name)}", number=True, drop=2),
+        *([Column("p\n(Holm)", number=True, drop=3)] if tested else []),
+        Column(f"{heads[1]}\n{title(name)}", number=True, drop=5),
         Column("against\nthe best"),
         *([Column("best\nof", number=True, drop=1), Column("also", drop=6)] if several else []),
     ]
@@ -240,7 +244,7 @@ def sheet(advice: Advice) -> Sheet:
                 figure(group.mean, name),
                 interval(tried.ci95, name),
                 "-" if tried.difference is None else figure(tried.difference.mean, name),
-                probability(tried.p_holm),
+                *([probability(tried.p_holm)] if tested else []),
                 figure(group.partner, name),
                 tried.told,
                 *([str(len(line)), words(_other(group, [each.group for each in line]))] if several else []),
@@ -307,16 +311,23 @@ def _advise(task: Task, groups: Sequence[Group], allow: Collection[str], notes: 
     place = chosen(groups, figures)
     assert place is not None
     best = groups[place]
-    tried = [
-        _against(group, best, value, allow)
-        for group, value in sorted(zip(groups, figures, strict=True), key=lambda pair: (pair[0] is not best, pair[1]))
-    ]
-    several = [at for at, each in enumerate(tried) if each.difference is not None]
-    tested = [at for at in several if smallest_p(len(tried[at].seeds)) * len(several) <= LEVEL]
-    tests = [difference.p for at in tested if (difference := tried[at].difference) is not None]
-    for at, p in zip(tested, holm(tests), strict=True):
-        tried[at] = replace(tried[at], p_holm=p, standing="worse" if p <= LEVEL else "within noise")
-    tried = [_by_noise(each) if at in several and at not in tested else each for at, each in enumerate(tried)]
+    order = sorted(zip(groups, figures, strict=True), key=lambda pair: (pair[0] is not best, pair[1]))
+    tried, pairs = [], []
+    for group, value in order:
+        each, values = _against(group, best, value, allow)
+        tried.append(each)
+        pairs.append(values)
+    several = [at for at, values in enumerate(pairs) if values]
+    found = dict(zip(several, differences([pairs[at] for at in several]), strict=True))
+    tested = [at for at in several if smallest_p(found[at].n) * len(several) <= LEVEL]
+    adjusted = dict(zip(tested, holm([found[at].p for at in tested]), strict=True))
+    for at, difference in found.items():
+        each = replace(tried[at], difference=difference)
+        if at in adjusted:
+            standing: Standing = "worse" if adjusted[at] <= LEVEL else "within noise"
+            tried[at] = replace(each, p_holm=adjusted[at], standing=standing)
+        else:
+            tried[at] = _by_noise(each, difference)
     name = f"{best.names[2]} {best.rate:g}" if best.rate else best.names[2]
     for each in tried:
         lines = unlike(each.refused, "pair")
@@ -325,12 +336,10 @@ def _advise(task: Task, groups: Sequence[Group], allow: Collection[str], notes: 
     return Advice(task, tuple(tried), sentences, tuple(_warnings(tried, groups)), tuple(notes))
 
 
-def _against(group: Group, best: Group, value: float, allow: Collection[str]) -> Tried:
-    """A setting and its pairs with the best one, not judged yet."""
-    if group is best:
-        return Tried(group, value, "best")
-    if not group.runs:
-        return Tried(group, value, "failed")
+def _against(group: Group, best: Group, value: float, allow: Collection[str]) -> tuple[Tried, list[float]]:
+    """A setting, not judged yet, and its differences to the best one, one a pair."""
+    if group is best or not group.runs:
+        return Tried(group, value, "best" if group is best else "failed"), []
     of = {run.seed: (run, figure) for run, figure in zip(best.runs, best.values, strict=True)}
     seeds, values = [], []
     refused: Counter[tuple[str, ...]] = Counter()
@@ -343,19 +352,15 @@ def _against(group: Group, best: Group, value: float, allow: Collection[str]) ->
         else:
             seeds.append(run.seed)
             values.append(own - theirs)
-    tried = Tried(group, value, "not paired", tuple(seeds), refused=refused)
-    if not values:
-        return tried
-    (difference,) = differences([values])
-    return replace(tried, difference=difference, standing="cannot tell")
+    return Tried(group, value, "not paired", tuple(seeds), refused=refused), values
 
 
-def _by_noise(tried: Tried) -> Tried:
+def _by_noise(tried: Tried, difference: Difference) -> Tried:
     """A setting that no test can tell from the best, judged by the standard error; a single pair says nothing."""
-    if tried.difference is None or tried.difference.sd is None:
-        return tried
-    noise = 2 * tried.difference.sd / math.sqrt(tried.difference.n)
-    return replace(tried, noise=noise, standing="within noise" if tried.difference.mean <= noise else "likely worse")
+    if difference.sd is None:
+        return replace(tried, standing="cannot tell")
+    noise = 2 * difference.sd / math.sqrt(difference.n)
+    return replace(tried, noise=noise, standing="within noise" if difference.mean <= noise else "likely worse")
 
 
 def _best_sentence(task: Task, best: Tried, groups: Sequence[Group]) -> str:
@@ -434,11 +439,12 @@ def _named(those: Sequence[Tried], others: Sequence[Tried]) -> str:
 def _warnings(tried: Sequence[Tried], groups: Sequence[Group]) -> Iterator[Warned]:
     best = tried[0].group
     seeds = [run.seed for run in best.runs if run.seed is not None]
+    typed = _overrides(best.runs[0].path)
     strategy = best.names[2]
     for key, value, values in _searched(best, groups):
         numbers = ",".join(f"{number:g}" for number in values)
         what = f"rate that was tried of {strategy}" if key == _RATE else f"{key} that was tried"
-        command = _command(best.runs[0], {key: numbers}, seeds) if values else ""
+        command = _command(typed, {key: numbers}, seeds) if values else ""
         advice = f"; try {numbers.replace(',', ', ')}" if values else ""
         yield Warned(f"{value} {what}{advice}", command)
     others = sum(bool(each.group.runs) for each in tried[1:])
@@ -450,7 +456,7 @@ def _warnings(tried: Sequence[Tried], groups: Sequence[Group]) -> Iterator[Warne
         changes = {"strategy": ",".join(names)} | ({_RATE: ",".join(f"{rate:g}" for rate in rates)} if rates else {})
         yield Warned(
             f"{count(len(seeds), 'seed')}: a test of {count(others, 'other setting')} takes {needed}, a claim {CLAIM}",
-            _command(best.runs[0], changes, range(max(needed, CLAIM))),
+            _command(typed, changes, range(max(needed, CLAIM))),
         )
     if best.failed:
         number = len(best.failed)
@@ -519,12 +525,11 @@ def _valued(value: float | None, name: str) -> str:
     return f"{figure(value, name)} %" if name.endswith("error") else figure(value, name)
 
 
-def _command(run: RunRecord, changes: Mapping[str, str], seeds: Sequence[int]) -> str:
-    """The sweep that runs like this one belong to, with other values; `` where it is not known how it was asked for.
+def _command(typed: Sequence[str] | None, changes: Mapping[str, str], seeds: Sequence[int]) -> str:
+    """A sweep of runs like one that was typed so, with other values; `` where it is not known what was typed.
 
     Extensions are left out: what a file names is not imported because it names it.
     """
-    typed = _overrides(run.path)
     if typed is None:
         return ""
     kept = []

@@ -24,13 +24,13 @@ from markupsafe import Markup
 from dropbench import __version__
 from dropbench.compare import plots
 from dropbench.compare.cost import cost_sheet
-from dropbench.runs.files import plain
 from dropbench.compare.groups import CHOICES, count, figure, partner, tally, title
 from dropbench.compare.items import items_sheet
+from dropbench.compare.recommend import recommend
 from dropbench.compare.rows import FEWEST, LEVEL, compare
 from dropbench.compare.table import interval, probability, sheet
 from dropbench.errors import UserError, nearest
-from dropbench.runs.files import write
+from dropbench.runs.files import plain, write
 from dropbench.terminal import clean, setting
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from matplotlib.figure import Figure
 
-    from dropbench.compare.rows import Comparison, Options, Row
+    from dropbench.compare.rows import Comparison, Options, Row, Verdict
     from dropbench.compare.table import Sheet
     from dropbench.runs.records import RunRecord
 
@@ -49,6 +49,7 @@ _LARGEST = 1 << 20  # bytes of a record.json or an error.txt that are read
 _LONGEST = 2_000  # characters of a command or of an error
 _VALUE = 200  # characters of a setting
 _SETTINGS = 400  # of a run; a config has some sixty
+_ABSENT = "\u2013"  # a dash
 _LISTED = 8  # names in a sentence
 _SHOWN = 10  # environments, and commands in each
 _NUMBER = re.compile(r"([-+]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?)(?: ([kMG])\b)?")
@@ -181,46 +182,16 @@ def report(records: Sequence[RunRecord], options: Options, name: str = "") -> st
     styles: dict[str, str] = {}
     drawings, lacking = _drawings(comparisons, styles)
     common, configs = _configs(records)
-    studies = list(dict.fromkeys(record.study or record.path.parent.name for record in records))
-    environment = Environment(
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=lambda value: value if isinstance(value, Markup) or not isinstance(value, str) else clean(value),
-    )
-    environment.filters["digest"] = _digest
-    several = len(comparisons) > 1
-    tables = [
-        (
-            comparison,
-            _table(
-                sheet(comparison),
-                f"compare-{place}",
-                f"Settings by {_words(comparison.metric)}, each against its baseline"
-                if any(row.difference for row in comparison.rows)
-                else f"Settings by {_words(comparison.metric)}",
-                [row.verdict for row in comparison.rows],
-            ),
-            [
-                _table(each, f"{word}-{place}", f"{caption}{f': {_words(comparison.metric)}' * several}")
-                for each, word, caption in (
-                    (items_sheet(comparison), "items", "Single examples, and the mean prediction over seeds"),
-                    (cost_sheet(comparison, None), "cost", "What a run costs"),
-                )
-                if each is not None
-            ],
-        )
-        for place, comparison in enumerate(comparisons)
-    ]
-    return environment.from_string(_TEMPLATE.read_text()).render(
-        title=name or f"dropbench: {_listed(studies)}",
+    studies = list(dict.fromkeys(map(_study, records)))
+    page = _environment().from_string(_TEMPLATE.read_text("utf-8")).render(
+        title=name or _text("dropbench: {}", _listed(studies)),
         version=__version__,
         question=_question(comparisons),
         answers=[answer for comparison in comparisons for answer in _answers(comparison)],
+        advice=_advice(records, comparisons, options.allow),
         facts=_facts(records, comparisons, origin),
         protocol=_protocol(records, comparisons, origin),
-        tables=tables,
+        tables=[_tables(comparison, place, len(comparisons) > 1) for place, comparison in enumerate(comparisons)],
         drawings=drawings,
         lacking=lacking,
         styles=Markup("".join(f".{name}{{{style}}}" for style, name in styles.items())),  # noqa: S704 - checked
@@ -234,6 +205,7 @@ def report(records: Sequence[RunRecord], options: Options, name: str = "") -> st
         more_origins=max(0, len(origin.commands) - _SHOWN),
         silent=origin.silent,
     )  # fmt: skip
+    return page.lstrip()
 
 
 def save(page: str, path: Path) -> None:
@@ -275,11 +247,9 @@ def origins(records: Iterable[RunRecord]) -> Origin:
             origin.silent += 1
             continue
         git, versions, hardware, data = (_mapping(found, key) for key in ("git", "versions", "hardware", "data"))
-        code = Code(
-            _version(git.get("commit")),
-            git.get("dirty") is True,
-            tuple((key, shown) for key, value in versions.items() if _VERSION.fullmatch(key) and (shown := _version(value))),
-        )
+        known = {key: _version(value) for key, value in versions.items() if _VERSION.fullmatch(key)}
+        versions = {key: version for key, version in known.items() if version}
+        code = Code(_version(git.get("commit")), git.get("dirty") is True, tuple(versions.items()))
         words = found.get("command")
         words = [word for word in words if isinstance(word, str)] if isinstance(words, list) else []
         origin.commands[code][_cut(shlex.join(words), _LONGEST) if words else "not recorded"] += 1
@@ -327,7 +297,7 @@ def _best(task: tuple[str, str], rows: Sequence[Row], comparison: Comparison) ->
     metric, (_, _, name) = comparison.metric, comparison.metric.partition(".")
     chosen = min(rows, key=lambda row: (row.group.selecting, row.group.mean))
     here = _text("On {} with {}", *map(_strong, task))
-    bounds = f"95 % CI {interval(chosen.ci95, name)}, " if chosen.ci95 else ""
+    bounds = f"95 % CI {_minus(interval(chosen.ci95, name))}, " if chosen.ci95 else ""
     reached = f"{_amount(chosen.group.mean, name)} ({bounds}{count(len(chosen.runs), 'seed')})"
     if len(rows) == 1:
         text = _text("{}, {} reaches a {} of {}", here, _strong(chosen.label), _words(metric), reached)
@@ -348,11 +318,12 @@ def _against(row: Row, delta: float | None, name: str) -> Markup:
     if row.verdict == "baseline":
         return Markup(". It is the baseline itself.")
     if row.difference is None or row.baseline.group is None:
-        return Markup(". It has no baseline." if row.verdict == "no baseline" else ". It could not be paired.")
+        return _text(". It {}.", "has no baseline" if row.verdict == "no baseline" else "could not be paired")
     size = abs(row.difference.mean)
     unit = " points" if name.endswith("error") else ""
-    far = _text("{}{} {} than that of {}", figure(size, name), unit, "less" if row.difference.mean < 0 else "more",
-                _strong(row.baseline.group.label)) if size else _text("as that of {}", _strong(row.baseline.group.label))  # fmt: skip
+    sign = "less" if row.difference.mean < 0 else "more"
+    than = f"{figure(size, name)}{unit} {sign} than" if size else "the same as"
+    far = _text("{} that of {}", than, _strong(row.baseline.group.label))
     bounds = f"95 % CI {_minus(interval(row.delta_ci95, name, sign=True))}, " if row.delta_ci95 else ""
     p = probability(row.p_holm)
     sure = f"{bounds}p {p.replace('<', '< ') if p.startswith('<') else f'= {p}'} after Holm's correction"
@@ -370,16 +341,38 @@ def _against(row: Row, delta: float | None, name: str) -> Markup:
 
 def _standing(rows: Sequence[Row]) -> Markup:
     """How many settings are better than their baseline, worse, and so on."""
-    words = {"better": "better", "worse": "worse", "equal": "equal within delta", "cannot tell": "not told apart from it",
-             "not paired": "not paired"}  # fmt: skip
-    counts = Counter(row.verdict for row in rows if row.verdict in words)
+    words: dict[Verdict, str] = {
+        "better": "better", "worse": "worse", "equal": "equal within delta", "cannot tell": "not told apart from it",
+        "not paired": "not paired",
+    }  # fmt: skip
+    counts: Counter[Verdict] = Counter(row.verdict for row in rows if row.verdict in words)
     if counts.total() < 2:
         return Markup()
+    number = str(counts.total())
     if counts["cannot tell"] == counts.total():
-        return _text("None of {} settings can be told apart from the baseline.", str(counts.total()))
+        return _text("None of {} settings can be told apart from the baseline.", number)
+    if len(counts) == 1:
+        return _text("All {} settings compared with the baseline are {}.", number, words[next(iter(counts))])
     parts = [f"{counts[verdict]} {'is' if counts[verdict] == 1 else 'are'} {word}" for verdict, word in words.items()
              if counts[verdict]]  # fmt: skip
-    return _text("Of {} settings compared with the baseline {}.", str(counts.total()), _listed(parts))
+    return _text("Of {} settings compared with the baseline {}.", number, _listed(parts))
+
+
+def _advice(
+    records: Sequence[RunRecord], comparisons: Sequence[Comparison], allow: frozenset[str]
+) -> list[tuple[str, str]]:
+    """What else to know before one believes the answer: a line, and a command that would mend it, if there is one."""
+    lines = []
+    for metric in dict.fromkeys(comparison.metric for comparison in comparisons):
+        try:
+            found = recommend(records, metric if metric.startswith("validation") else partner(metric), allow)
+        except UserError:  # no run has the figure
+            continue
+        for advice in found:
+            task = f"{advice.task.name}: " if len(found) > 1 else ""
+            lines += [(f"{task}{advice.sentences[1]}", "")] if advice.sentences[1] else []
+            lines += [(f"{task}{warned.text}", warned.command) for warned in advice.warnings]
+    return lines
 
 
 def _facts(records: Sequence[RunRecord], comparisons: Sequence[Comparison], origin: Origin) -> list[tuple[str, str]]:
@@ -389,11 +382,10 @@ def _facts(records: Sequence[RunRecord], comparisons: Sequence[Comparison], orig
     tasks = {row.group.task for comparison in comparisons for row in comparison.rows}
     days = [min(origin.days), max(origin.days)] if origin.days else []
     seconds = sum(record.seconds.get("total", 0.0) for record in records)
+    settings = sum(len(comparison.rows) for comparison in comparisons)
+    numbers = {"run": len(records), "setting": settings, "seed": len(seeds), "task": len(tasks)}
     return [
-        ("runs", f"{len(records):,}"),
-        ("settings", f"{sum(len(comparison.rows) for comparison in comparisons):,}"),
-        ("seeds", f"{len(seeds):,}"),
-        ("tasks", f"{len(tasks):,}"),
+        *((f"{what}{'s' * (number != 1)}", f"{number:,}") for what, number in numbers.items()),
         ("time to train", _duration(seconds)),
         *([("begun", " to ".join(dict.fromkeys(days)))] if days else []),
     ]
@@ -426,9 +418,11 @@ def _protocol(
         ]
         lines["Decision"] = [
             f"Two-sided sign-flip test of the mean difference ({how}); Holm's correction over all rows of a table "
-            f"({_listed([str(c.tests) for c in comparisons], 'and')}); a verdict at {LEVEL:.0%}.",
-            f"Intervals have 95 %: of a mean by Student's t, of a difference by {_listed(methods) or 'none'}"
-            f"{' (the test inverted)' * ('sign-flip' in methods)}.",
+            f"({_listed([str(c.tests) for c in comparisons], 'and')}); a verdict at {100 * LEVEL:g} %.",
+            f"Intervals have 95 %: of a mean by Student's t, of a difference by {_listed(methods)}"
+            f"{' (the test inverted)' * ('sign-flip' in methods)}."
+            if methods
+            else "Intervals have 95 %: of a mean by Student's t; a difference over one pair has no interval.",
             *(
                 f"Equal: the test of equivalence shows that the difference is smaller than {c.delta:g}."
                 for c in comparisons[:1]
@@ -453,6 +447,38 @@ def _protocol(
     return [(term, [_text("{}", line) for line in told]) for term, told in lines.items() if told]
 
 
+def _environment() -> Environment:
+    """Names are cleaned and escaped wherever the template shows them."""
+    environment = Environment(
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: clean(value) if isinstance(value, str) and not isinstance(value, Markup) else value,
+    )
+    environment.filters["digest"] = _digest
+    return environment
+
+
+def _tables(comparison: Comparison, place: int, several: bool) -> list[Table]:
+    """Of one figure: the comparison, and what stands below it; `several` says whether there are other figures."""
+    words = _words(comparison.metric)
+    against = ", each against its baseline" if any(row.difference for row in comparison.rows) else ""
+    verdicts = [row.verdict for row in comparison.rows]
+    more = {
+        "items": ("Single examples, and the mean prediction over seeds", items_sheet(comparison)),
+        "cost": ("What a run costs", cost_sheet(comparison, None)),
+    }
+    return [
+        _table(sheet(comparison), f"compare-{place}", f"Settings by {words}{against}", verdicts),
+        *(
+            _table(each, f"{name}-{place}", f"{caption}: {words}" if several else caption)
+            for name, (caption, each) in more.items()
+            if each is not None
+        ),
+    ]
+
+
 def _table(of: Sheet, name: str, caption: str, verdicts: Sequence[str] = ()) -> Table:
     """A table in words as one of the page; what is the same in every row is said below it, once."""
     heads = [(column.header.replace("-\n", "").replace("\n", " "), column.number) for column in of.columns]
@@ -467,7 +493,9 @@ def _table(of: Sheet, name: str, caption: str, verdicts: Sequence[str] = ()) -> 
         for at, (text, (head, number)) in enumerate(zip(cells, heads, strict=True)):
             if at in same:
                 continue
-            kind = f"verdict {verdicts[place].replace(' ', '-')}" if verdicts and head == "verdict" else "also" * (head == "also")
+            kind = "also" if head == "also" else ""
+            if verdicts and head == "verdict":
+                kind = f"verdict {verdicts[place].replace(' ', '-')}"
             row.append(_number(text) if number else Cell(text, kind=kind))
         rows.append(tuple(row))
     kept = tuple(head for at, head in enumerate(heads) if at not in same)
@@ -478,7 +506,7 @@ def _table(of: Sheet, name: str, caption: str, verdicts: Sequence[str] = ()) -> 
 def _number(text: str) -> Cell:
     """A cell that is sorted as a number: an interval by its middle, `12 M` as what it means, `-` not at all."""
     if text == "-":
-        return Cell("–", key="", kind="absent")
+        return Cell(_ABSENT, key="", kind="absent")
     if _PLAIN.fullmatch(text):
         return Cell(text)
     if text.startswith("<"):
@@ -491,16 +519,18 @@ def _number(text: str) -> Cell:
 
 def _minus(text: str) -> str:
     """Numbers with the sign that is as wide as a plus."""
-    return re.sub(r"(?<![\w.])-(?=\d)", "−", text)
+    return re.sub(r"(?<![\w.])-(?=\d)", "\u2212", text)
 
 
-def _runs(records: Sequence[RunRecord], comparisons: Sequence[Comparison], configs: Mapping[Path, tuple[str, ...]]) -> Table:
+def _runs(
+    records: Sequence[RunRecord], comparisons: Sequence[Comparison], configs: Mapping[Path, tuple[str, ...]]
+) -> Table:
     """Every run, with the settings in which it is not like all others."""
     metrics = [name for comparison in comparisons for name in (partner(comparison.metric), comparison.metric)]
-    done = [record for record in records if record.choices]
-    same = {key: values.pop() for key in CHOICES if len(values := {record.choices.get(key, "-") for record in done}) == 1}
+    named = {key: {record.choices.get(key, _ABSENT) for record in records if record.choices} for key in CHOICES}
+    same = {key: values.pop() for key, values in named.items() if len(values) == 1}
     shown = [key for key in CHOICES if key not in same]
-    studies = {record.study for record in records}
+    studies = set(map(_study, records))
     splits = [(name, *name.partition(".")[::2]) for name in dict.fromkeys(metrics)]
     heads = [("run", False), *([("study", False)] if len(studies) > 1 else []), ("state", False)]
     heads += [(key, False) for key in shown]
@@ -519,9 +549,9 @@ def _runs(records: Sequence[RunRecord], comparisons: Sequence[Comparison], confi
         ]
         rows.append((
             Cell(record.id, key=record.id, kind="run", config=configs.get(record.path, ())),
-            *([Cell(record.study)] if len(studies) > 1 else []),
+            *([Cell(_study(record))] if len(studies) > 1 else []),
             Cell(record.state, kind=f"state {record.state}"),
-            *(Cell(record.choices.get(key, "–")) for key in shown),
+            *(Cell(record.choices.get(key, _ABSENT)) for key in shown),
             *map(_number, numbers),
         ))  # fmt: skip
     notes = [f"in every run: {', '.join(f'{key} {value}' for key, value in same.items())}"] if same else []
@@ -564,7 +594,7 @@ def _troubles(records: Sequence[RunRecord]) -> Table | None:
         return None
     cells = tuple(
         (Cell(record.id, kind="run"), Cell(record.state, kind=f"state {record.state}"),
-         Cell("–" if record.seed is None else str(record.seed), key="" if record.seed is None else str(record.seed)),
+         _number("-" if record.seed is None else str(record.seed)),
          Cell(why, kind="why"))
         for record, why in rows
     )  # fmt: skip
@@ -601,13 +631,13 @@ def _pictures(comparison: Comparison) -> list[tuple[str, str, Callable[[], Figur
         ("rates", "Error against rate", lambda: plots.over_rates(groups, comparison.metric)),
         ("curves", "Learning curves", lambda: plots.curves(groups)),
         ("schedule", "Rates over the training", lambda: plots.schedules(groups)),
-        ("gap", "Generalisation gap", lambda: plots.generalisation(groups)),
+        ("generalisation", "Generalisation gap", lambda: plots.generalisation(groups)),
         ("calibration", "Calibration", lambda: plots.calibration(groups)),
     ]
 
 
 def _classed(svg: str, styles: dict[str, str]) -> Markup:
-    """An SVG whose styles are classes of the page, since its policy allows no style attribute; `styles` gets the new."""
+    """An SVG whose styles are classes of the page, since its policy allows no other; `styles` gets the new ones."""
 
     def named(style: re.Match[str]) -> str:
         text = re.sub(r"\s*([:;,])\s*", r"\1", style[1]).strip("; ")
@@ -647,6 +677,10 @@ def _listed(names: Sequence[str], joint: str = "and") -> Markup:
         joint = "and"
     last = shown[-1:]
     return Markup(f" {joint} ").join([Markup(", ").join(shown[:-1]), *last] if len(shown) > 1 else last)  # noqa: S704
+
+
+def _study(record: RunRecord) -> str:
+    return record.study or record.path.parent.name
 
 
 def _words(metric: str) -> str:

@@ -13,9 +13,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Literal, get_args
 
 from dropbench.compare.baseline import Baseline, Conditions, baselines, check
-from dropbench.compare.groups import Group, count, default_metric, gather, once
+from dropbench.compare.groups import Group, check_metric, count, default_metric, gather, once
 from dropbench.compare.statistics import differences, holm, improvement, improvement_interval, mean_interval, more_seeds
-from dropbench.errors import UserError, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -205,7 +204,7 @@ def compare(records: Sequence[RunRecord], options: Options) -> list[Comparison]:
             by_metric.setdefault(options.metric or default_metric(record), []).append(record)
     failed = [record for record in runs if record.state == "failed"]
     if options.metric is not None:
-        _check_metric(options.metric, runs)
+        check_metric(options.metric, runs)
     if failed and not by_metric:
         by_metric[options.metric or "test.error"] = []
     tables = []
@@ -310,7 +309,8 @@ def _about(rows: Sequence[Row], options: Options) -> list[str]:
                          f"{count(len(row.seeds), 'pair')}")  # fmt: skip
     few = sum(0 < len(row.seeds) < FEWEST for row in rows)
     if few:
-        rest = "" if few == sum(bool(row.seeds) for row in rows) else f" ({few} rows; their interval is Student's t)"
+        some = few < sum(bool(row.seeds) for row in rows)
+        rest = f" ({count(few, 'row')}, with Student's t interval)" if some else ""
         notes.append(
             f"fewer than {FEWEST} pairs: no two-sided test can reach {100 * LEVEL:g} %, so there is no verdict{rest}"
         )
@@ -329,13 +329,6 @@ def _notes(lacking: int, metric: str, doubles: int) -> list[str]:
     if doubles:
         notes.append(f"{count(doubles, 'run')} with the settings and the seed of another, counted once")
     return notes
-
-
-def _check_metric(metric: str, records: Iterable[RunRecord]) -> None:
-    done = [record for record in records if record.state == "done"]
-    known = sorted({f"{split}.{name}" for record in done for split, names in record.figures.items() for name in names})
-    if done and metric not in known:
-        raise UserError(f"--metric={metric}: no run has this figure; known: {', '.join(known)}{nearest(metric, known)}")
 
 
 def _task(record: RunRecord) -> tuple[str | None, str | None]:

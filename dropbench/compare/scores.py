@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dropbench.compare.baseline import Condition, Conditions, check, meets
-from dropbench.compare.groups import CHOICES, Group, count, default_metric, figure, gather, once
+from dropbench.compare.groups import CHOICES, Group, check_metric, count, default_metric, figure, gather, once, selector
 from dropbench.compare.statistics import improvement, iqm, stratified_interval
-from dropbench.compare.tasks import aspects, check_metric, chosen, selecting, selector, tasks, telling, unlike
+from dropbench.compare.tasks import aspects, chosen, selecting, tasks, telling, unlike
 from dropbench.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 RESAMPLES = 50_000
 _LISTED = 8  # names in a note
+_FARTHEST = 1e12
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,8 @@ class Scale:
         return self.one > self.zero
 
     def score(self, figure: float) -> float:
-        """The score of a run."""
-        return (self.zero - figure) / abs(self.zero - self.one)
+        """The score of a run, within bounds that only a figure out of all proportion meets."""
+        return max(-_FARTHEST, min(_FARTHEST, (self.zero - figure) / abs(self.zero - self.one)))
 
 
 @dataclass(frozen=True)
@@ -210,7 +211,9 @@ def across(records: Sequence[RunRecord], by: str, options: Options) -> Across:
     }
     if bases:
         without = [task.name for task in found if task.name not in bases]
-        notes += [f"no baseline in {_list(without)}, left out"] if without else []
+        if without:
+            told = ",".join(map(str, asked))
+            notes.append(f"no baseline ({told}) in {_list(without)}, left out; --baseline KEY=VALUE names another")
     elif found:
         notes.append(
             "no baseline: the worst mean of a value is 0 in each task, the best 1; --baseline KEY=VALUE names one"
@@ -276,13 +279,12 @@ def _values(group: Group, by: str) -> list[str]:
 
 
 def _baseline(groups: Mapping[str, Sequence[Group]], choices: Sequence[Conditions]) -> Conditions:
-    """The conditions that tell the baseline: one kind for all tasks, that which most of them have."""
+    """The conditions that tell the baseline: the first that some task meets, one kind for all tasks."""
 
-    def having(asked: Conditions) -> int:
-        return sum(any(group.runs and meets(group, asked) for group in each) for each in groups.values())
+    def met(asked: Conditions) -> bool:
+        return any(group.runs and meets(group, asked) for each in groups.values() for group in each)
 
-    best = max(choices, key=having, default=())
-    return best if best and having(best) else ()
+    return next(filter(met, choices), ())
 
 
 def _best(groups: Sequence[Group]) -> Group | None:

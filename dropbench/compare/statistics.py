@@ -2,6 +2,7 @@
 
 The unit is a training run; differences are paired by seed. Only what is needed for every table is imported at once: the
 distributions come from `scipy.special`, on which those of `scipy.stats` rest and which loads four times as fast.
+`docs/statistics.md` says how they decide, and what they hold in simulations.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import math
 from collections import defaultdict
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 
@@ -19,20 +20,26 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    Array = NDArray[np.float64]
+    Array: TypeAlias = NDArray[np.float64]
+    Bounds: TypeAlias = tuple[float, float]
 
 #: Up to so many pairs all sign vectors are looked at.
 EXACT = 20
 #: Subsets that are drawn beyond: with the observed one 20,000, so that 5 % and 2.5 % are whole numbers of them.
 DRAWN = 19_999
+#: Rows of a table for which those are fine enough; for more rows more are drawn, else none could reach Holm's level.
+_ROWS = 100
 #: With fewer pairs the sign-flip test cannot reach 5 %, and the interval that it gives is the whole line.
 FEWEST = 6
 #: Resamples of a bootstrap over seeds.
 RESAMPLES = 2_000
 #: Most seeds that are asked for.
 MOST_MORE = 1_000
+
+_LISTED = 14  # pairs up to which the means of all subsets are listed for many rows at once
 _BLOCK = 1 << 20  # numbers that are held at once
-_TIE = 1e-9  # sums that differ by less, relative to what is added up, are equal: 0.1 + 0.2 is 0.3
+_TIE = 1e-9  # means that differ by less, relative to the largest difference, are equal: 0.1 + 0.2 is 0.3
+_MOST = 1e300  # a larger difference counts as this one
 _KEY = 20_261_121
 
 
@@ -62,166 +69,240 @@ class Difference:
 
 
 def mean_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float] | None:
-    """Student's t interval for a mean; None for fewer than two values.
+    """Student's t interval for a mean.
 
     mean +- t((1 + level) / 2, n - 1) s / sqrt(n), s the sample deviation.
 
+    Args:
+        values: finite [n].
+        level: of confidence.
+
+    Returns:
+        Its ends, or None for fewer than two values.
+
     Source:
-        Student, The probable error of a mean, Biometrika 1908.
+        Student, "The probable error of a mean", Biometrika 1908.
     """
     n = len(values)
     if n < 2:
         return None
-    mean = math.fsum(values) / n
-    deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
+    scale = 2.0 ** (math.frexp(max(map(abs, values)))[1] - 1)  # so that no square overflows; exact
+    scaled = [value / scale for value in values]
+    mean = math.fsum(scaled) / n
+    deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in scaled) / (n - 1))
     half = _t_quantile(n - 1, (1 + level) / 2) * deviation / math.sqrt(n)
-    return mean - half, mean + half
+    return (mean - half) * scale, (mean + half) * scale
 
 
 def differences(pairs: Sequence[Sequence[float]], delta: float | None = None) -> list[Difference]:
     """Tests and intervals for the mean of paired differences, one for each row.
 
-    The sign-flip test: under no effect each difference is as probable with the other sign. p is the share of the 2^n
-    sign vectors whose sum is at least as far from 0 as the observed one. Flipping the signs of a set I of differences
-    d - theta gives a sum at least as great as the observed one just where the mean of d over I is <= theta; so the
-    values theta that the test does not reject at 5 % lie between order statistics of the means of all non-empty
-    subsets, and 0 is outside of them where p <= 0.05. Beyond 20 pairs 19,999 random subsets stand for all, with which the
-    level is still exact (Hartigan). With fewer than six pairs the interval is Student's t.
+    The sign-flip test: if nothing differs, each difference is as probable with the other sign. p is the share of the
+    2^n sign vectors whose sum is at least as far from 0 as the observed one. Flipping the signs of a set I of the
+    values d - theta gives a sum at least as great as the observed one just where the mean of d over I is <= theta. So
+    the values theta that the test does not reject at 5 % lie between order statistics of the means of all non-empty
+    subsets, and 0 lies outside of them just where p <= 0.05. Beyond 20 pairs random subsets stand for all, with which
+    the level is still exact; p is then (1 + count) / (1 + drawn), twice the smaller of the two sides.
 
-    Equivalence: the larger p of the one-sided tests that the mean is above -delta and below delta.
+    With fewer than six pairs the interval is Student's t. Equivalence: the larger p of the one-sided sign-flip tests
+    that the mean is above -delta and below delta.
 
     Args:
         pairs: differences of each row, at least one.
-        delta: a size that would not matter; None for no test of equivalence.
+        delta: a size that would not matter, in the same unit; None for no test of equivalence.
+
+    Returns:
+        One for each row, in their order; mean, deviation and interval to twelve digits, as sums differ from machine to
+        machine in the last.
 
     Source:
-        Fisher, The design of experiments, 1935; Hartigan, Using subsample values as typical values, JASA 1969;
-        Schuirmann, two one-sided tests, 1987.
+        Fisher, "The design of experiments", 1935; Hartigan, "Using subsample values as typical values", JASA 1969;
+        Schuirmann, "A comparison of the two one-sided tests procedure and the power approach for assessing the
+        equivalence of average bioavailability", J. Pharmacokinetics and Biopharmaceutics 1987.
     """
     found: dict[int, Difference] = {}
     by_count: dict[int, list[int]] = defaultdict(list)
     for place, row in enumerate(pairs):
         by_count[len(row)].append(place)
     for n, places in by_count.items():
-        subsets = 1 << n if n <= EXACT else DRAWN
-        together = max(1, _BLOCK // max(subsets, n))
+        drawn = _drawn(len(pairs))
+        held = drawn if n > EXACT else 1 << min(n, _LISTED)
+        together = max(1, _BLOCK // max(held, n))
         for start in range(0, len(places), together):
             part = places[start : start + together]
             values = np.array([pairs[place] for place in part], dtype=np.float64)
-            for place, difference in zip(part, _differences(values, delta), strict=True):
-                found[place] = difference
+            found.update(zip(part, _differences(values, delta, drawn), strict=True))
     return [found[place] for place in range(len(pairs))]
 
 
-def _differences(values: Array, delta: float | None) -> list[Difference]:
-    """As `differences`, for rows of one length: [rows, n]."""
-    rows, n = values.shape
-    exact = n <= EXACT
-    means = _subset_means(values)
-    total = means.shape[1] + 1  # with the empty subset, which stands for the observed signs
-    slack = _TIE * np.maximum(np.abs(values).max(1), 1e-300)
-    p = np.minimum(1.0, 2 * np.minimum(_share(means, slack, total), _share(means, slack, total, above=True)))
-    equal = None
+def _differences(values: Array, delta: float | None, drawn: int) -> list[Difference]:
+    """As `differences`, for rows of one length [rows, n]."""
+    n = values.shape[1]
+    values = np.clip(values, -_MOST, _MOST)
+    exponents = np.frexp(np.abs(values).max(1))[1]
+    values = np.ldexp(values, -exponents[:, None])  # exact; the largest is 0.5 to 1, and a tie is a tie at any size
+    bounds = [np.full(len(values), _TIE)]
     if delta is not None:
-        reach = slack + _TIE * delta
-        equal = np.maximum(
-            _share(means, reach - delta, total), _share(means, reach - delta, total, above=True)
-        )  # the means lie not below -delta, and not above delta
-    mean = values.mean(1)
-    method: Literal["sign-flip", "t"] = "sign-flip" if n >= FEWEST else "t"
-    if method == "sign-flip":
-        rank = math.floor(0.025 * total + 1e-9) - 1  # from 0; so many means lie beyond each end
-        intervals: list[tuple[float, float] | None] = [_ends(row, rank) for row in means]
-    else:
-        intervals = [mean_interval(row.tolist()) for row in values]
-    deviations = values.std(1, ddof=1) if n > 1 else np.full(rows, np.nan)
+        with np.errstate(over="ignore"):
+            reach = np.minimum(np.ldexp(float(delta), -exponents), 2.0)  # more than 1 is beyond all
+        bounds.append(_TIE * (1 + reach) - reach)
+    total = drawn + 1 if n > EXACT else 1 << n
+    rank = total // 40 - 1 if n >= FEWEST else None  # so many means lie beyond each end: 2.5 % of all
+    halved = _LISTED < n <= EXACT
+    counts, ends = _halved(values, bounds, rank) if halved else _listed(values, bounds, rank, drawn)
+    p = np.minimum(1.0, 2 * counts[0].min(0) / total)
+    equal = None if delta is None else counts[1].max(0) / total
+    if rank is None:
+        ends = np.array([mean_interval(row) or (math.nan, math.nan) for row in values.tolist()])
+    deviations = values.std(1, ddof=1) if n > 1 else np.full(len(values), math.nan)
+    figures = np.column_stack([values.mean(1), deviations, ends])
+    figures[np.abs(figures) <= _TIE] = 0.0
+    rounded = [[float(f"{x:.12g}") for x in row] for row in np.ldexp(figures, exponents[:, None]).tolist()]
     return [
         Difference(
             n=n,
-            mean=float(mean[row]),
-            sd=None if n < 2 else float(deviations[row]),
-            interval=intervals[row],
-            method=method,
+            mean=mean,
+            sd=None if n < 2 else deviation,
+            interval=None if n < 2 else (low, high),
+            method="t" if rank is None else "sign-flip",
             p=float(p[row]),
-            exact=exact,
+            exact=n <= EXACT,
             p_equal=None if equal is None else float(equal[row]),
         )
-        for row in range(rows)
+        for row, (mean, deviation, low, high) in enumerate(rounded)
     ]
 
 
-def _share(means: Array, bound: Array, total: int, above: bool = False) -> Array:
-    """The share of subsets, with the empty one, whose mean is <= bound, or >= -bound: a one-sided p."""
-    bound = bound[:, None]
-    count: Array = np.count_nonzero(means >= -bound if above else means <= bound, axis=1)
-    return (1 + count) / total
+def _listed(values: Array, bounds: Sequence[Array], rank: int | None, drawn: int) -> tuple[Array, Array]:
+    """Counts and order statistics of the means of subsets, from a list of them.
+
+    Args:
+        values: [rows, n].
+        bounds: each [rows].
+        rank: of the order statistics, from 0; None for none.
+        drawn: how many subsets are drawn where there are too many.
+
+    Returns:
+        How many subsets, with the empty one, have a mean <= bound and >= -bound [bounds, 2, rows], and the means of the
+        rank from below and from above [rows, 2].
+    """
+    means = _subset_means(values, drawn)
+    counts = [
+        [np.count_nonzero(means <= bound[:, None], axis=1), np.count_nonzero(means >= -bound[:, None], axis=1)]
+        for bound in bounds
+    ]
+    ends = np.full((len(values), 2), math.nan)
+    if rank is not None:
+        ends = np.partition(means, (rank, means.shape[1] - 1 - rank), axis=1)[:, [rank, -1 - rank]]
+    return 1 + np.array(counts, dtype=np.float64), ends
 
 
-def _ends(means: Array, rank: int) -> tuple[float, float]:
-    """The means of rank `rank` from below and from above; only the tails are sorted."""
-    ends = []
-    for side in (means, -means):
-        tail = side
-        if len(side) > 1 << 12:
-            centre, spread = side.mean(), side.std()
-            tail = side[side < centre - 1.5 * spread]
-            if len(tail) <= rank:
-                tail = side
-        ends.append(float(np.partition(tail, rank)[rank]))
-    return ends[0], -ends[1]
-
-
-def _subset_means(values: Array) -> Array:
-    """The mean of each non-empty subset of each row, [rows, subsets]; of random subsets where they are too many."""
+def _subset_means(values: Array, drawn: int) -> Array:
+    """The mean of each non-empty subset of each row [rows, subsets]; of random subsets where they are too many."""
     n = values.shape[1]
-    if n > EXACT:
-        found = np.empty((len(values), DRAWN))
-        at = 0
-        for subsets in _random_subsets(n):
-            found[:, at : at + len(subsets)] = values @ subsets.T / subsets.sum(1)
-            at += len(subsets)
-        return found
-    half = n // 2
-    left, right = _members(half), _members(n - half)
-    sizes = left.sum(1)[:, None] + right.sum(1)[None]
-    sizes[0, 0] = 1  # the empty one, which is cut off
-    sums = (values[:, :half] @ left.T)[:, :, None] + (values[:, half:] @ right.T)[:, None]
-    sums /= sizes
-    means: Array = sums.reshape(len(values), -1)[:, 1:]
+    if n <= EXACT:
+        subsets = _members(n)[1:]
+        listed: Array = values @ (subsets / subsets.sum(1, keepdims=True)).T
+        return listed
+    means = np.empty((len(values), drawn))
+    at = 0
+    for subsets in _random_subsets(n, drawn):
+        means[:, at : at + len(subsets)] = values @ subsets.T
+        means[:, at : at + len(subsets)] /= subsets.sum(1)
+        at += len(subsets)
     return means
+
+
+def _halved(values: Array, bounds: Sequence[Array], rank: int | None) -> tuple[Array, Array]:
+    """As `_listed`, for more subsets than one would list: a row is cut into halves, and one half's subsets are sorted.
+
+    A subset has a mean <= bound where its parts' sums of d - bound add up to at most 0, so that what each subset of one
+    half can be joined with is the start of the sorted other one (Horowitz and Sahni, 1974).
+    """
+    counts = np.empty((len(bounds), 2, len(values)))
+    ends = np.full((len(values), 2), math.nan)
+    for row, each in enumerate(values):
+        for side, sign in enumerate((1, -1)):
+            halves = _Halves(sign * each)
+            for place, bound in enumerate(bounds):
+                counts[place, side, row] = halves.joined(bound[row])[1].sum()
+            if rank is not None:
+                ends[row, side] = sign * halves.lowest(rank)
+    return counts, ends
+
+
+class _Halves:
+    """The sums over all subsets of each half of a row."""
+
+    def __init__(self, row: Array) -> None:
+        self.row = row
+        half = len(row) // 2
+        left, right = _members(half), _members(len(row) - half)
+        self.sums = left @ row[:half], right @ row[half:]
+        self.sizes = left.sum(1), right.sum(1)
+
+    def joined(self, bound: float) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """An order of the right subsets, and with how many of them, in it, each left one has a mean <= bound."""
+        left, right = (sums - bound * sizes for sums, sizes in zip(self.sums, self.sizes, strict=True))
+        order = np.argsort(right)
+        return order, np.searchsorted(right[order], -left, side="right")
+
+    def lowest(self, rank: int) -> float:
+        """The mean of that rank, from 0, of the non-empty subsets; it is below the mean of all."""
+        n, mean = len(self.row), self.row.mean()
+        squares = float(np.square(self.row - mean).sum())
+        for normal in (1.75, 1.0, 0.0):  # 4, 16 and 50 % of the subsets, if their sums were normal; at least 50 % for 0
+            bound = mean - normal * math.sqrt(squares / (n * (n - normal**2))) + _TIE
+            order, reach = self.joined(bound)
+            if reach.sum() > rank + 1:  # one of them is the empty subset
+                break
+        left = np.repeat(np.arange(len(reach)), reach)
+        right = order[np.arange(len(left)) - np.repeat(np.cumsum(reach) - reach, reach)]
+        sums, sizes = (each[0][left] + each[1][right] for each in (self.sums, self.sizes))
+        means = np.divide(sums, sizes, out=np.full(len(sums), math.inf), where=sizes > 0)
+        return float(np.partition(means, rank)[rank])
 
 
 @lru_cache(maxsize=16)
 def _members(n: int) -> Array:
-    """The subsets of n elements, as rows of 0 and 1; the empty one first."""
+    """The subsets of n elements as rows of 0 and 1; the empty one first."""
     return ((np.arange(1 << n)[:, None] >> np.arange(n)) & 1).astype(np.float64)
 
 
-def _random_subsets(n: int) -> Iterator[Array]:
-    """`DRAWN` non-empty subsets of n pairs as rows of 0 and 1, in blocks; the same each time."""
+def _random_subsets(n: int, drawn: int) -> Iterator[Array]:
+    """Non-empty subsets of n pairs as rows of 0 and 1, in blocks; the same each time."""
     generator = np.random.Generator(np.random.Philox(key=_KEY + n))
-    left, width = DRAWN, -(-n // 8)
-    while left:
-        rows = min(left, max(1, _BLOCK // n))
+    width = -(-n // 8)
+    for rows in _blocks(drawn, n):
         bits = np.frombuffer(generator.bytes(rows * width), dtype=np.uint8).reshape(rows, width)
         subsets = np.unpackbits(bits, axis=1, count=n).astype(np.float64)
-        subsets[subsets.sum(1) == 0, 0] = 1
+        subsets[~subsets.any(1), 0] = 1
         yield subsets
-        left -= rows
 
 
-def smallest_p(n: int) -> float:
-    """The smallest p that n pairs can give."""
-    return min(1.0, 2.0 ** (1 - n)) if n <= EXACT else 2 / (DRAWN + 1)
+def _drawn(rows: int) -> int:
+    """How many subsets are drawn for a table of so many rows: the smallest p, times the rows, is at most 1 %."""
+    return (DRAWN + 1) * max(1, -(-rows // _ROWS)) - 1
+
+
+def smallest_p(n: int, rows: int = 1) -> float:
+    """The smallest two-sided p that n pairs can give in a table of so many rows."""
+    return min(1.0, 2.0 ** (1 - n)) if n <= EXACT else 2 / (_drawn(rows) + 1)
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """p values such that the probability of any wrong rejection is that of a single test.
+    """Corrected p values: that any is wrongly <= a level has no more than that probability.
 
     In rising order p(i) becomes the largest of (m - j + 1) p(j), j <= i, at most 1.
 
+    Args:
+        p: of the m tests of a family, in any order and however dependent.
+
+    Returns:
+        In the same order.
+
     Source:
-        Holm, A simple sequentially rejective multiple test procedure, Scand. J. Statistics 1979.
+        Holm, "A simple sequentially rejective multiple test procedure", Scandinavian J. Statistics 1979.
     """
     adjusted, highest = [0.0] * len(p), 0.0
     for rank, place in enumerate(sorted(range(len(p)), key=lambda place: p[place])):
@@ -235,79 +316,107 @@ def improvement(values: Sequence[float], baseline: Sequence[float]) -> float:
 
     U / (n m), U of Mann and Whitney.
 
+    Args:
+        values: [n]; infinity for a run that lost.
+        baseline: [m].
+
     Source:
-        Agarwal et al., Deep reinforcement learning at the edge of the statistical precipice, NeurIPS 2021.
+        Agarwal et al., "Deep reinforcement learning at the edge of the statistical precipice", NeurIPS 2021.
     """
     other = np.sort(np.asarray(baseline, dtype=np.float64))
-    above = len(other) - np.searchsorted(other, values, side="right")
-    equal = np.searchsorted(other, values, side="right") - np.searchsorted(other, values, side="left")
-    return float((above + 0.5 * equal).mean() / len(other))
+    at_most = int(np.searchsorted(other, values, side="right").sum())
+    less = int(np.searchsorted(other, values, side="left").sum())
+    pairs = len(values) * len(baseline)
+    return (pairs - (at_most + less) / 2) / pairs
 
 
-def improvement_interval(values: Sequence[float], baseline: Sequence[float]) -> tuple[float, float] | None:
-    """95 % interval of that probability: percentile bootstrap over the runs of each side; None for a single run."""
-    one, other = np.asarray(values, dtype=np.float64)[:, None], np.asarray(baseline, dtype=np.float64)[None]
-    wins = (one < other) + 0.5 * (one == other)
-    if min(wins.shape) < 2:
+def improvement_interval(
+    values: Sequence[float], baseline: Sequence[float], paired: bool = False
+) -> tuple[float, float] | None:
+    """95 % interval of that probability: percentile bootstrap over the runs of each side, or over the pairs.
+
+    Args:
+        values: [n]; infinity for a run that lost.
+        baseline: [m].
+        paired: whether the runs are pairs, in the same order (n = m): what a seed does to both sides is then kept.
+
+    Returns:
+        Its ends, or None where a side is a single run.
+
+    Source:
+        As of `improvement`, with 2,000 resamples.
+    """
+    sides = [np.asarray(side, dtype=np.float64) for side in (values, baseline)]
+    if min(map(len, sides)) < 2:
         return None
+    pooled = np.concatenate(sides)
+    order = np.argsort(pooled)
+    starts = np.unique(pooled[order], return_index=True)[1]  # of runs of equal figures
+
+    def placed(weights: NDArray[np.int64], at: int) -> Array:
+        """Shares of a side's resampled runs at each figure, in rising order."""
+        there = np.zeros((len(weights), len(pooled)))
+        there[:, at : at + weights.shape[1]] = weights / weights.shape[1]
+        return np.add.reduceat(there[:, order], starts, axis=1)
+
     generator = np.random.Generator(np.random.Philox(key=_KEY))
-    left, right = (generator.multinomial(size, [1 / size] * size, RESAMPLES) / size for size in wins.shape)
-    low, high = np.quantile(np.einsum("bi,bi->b", left @ wins, right), [0.025, 0.975])
-    return float(low), float(high)
+    found = []
+    for rows in _blocks(RESAMPLES, len(pooled)):
+        drawn = [generator.multinomial(len(side), np.full(len(side), 1 / len(side)), rows) for side in sides]
+        left, right = placed(drawn[0], 0), placed(drawn[0 if paired else 1], len(sides[0]))
+        found.append((left * (1 - np.cumsum(right, axis=1) + right / 2)).sum(1))
+    return _middle(np.concatenate(found))
 
 
-def power(d: float, n: int, alpha: float) -> float:
-    """Probability that the two-sided paired t test at level alpha finds an effect.
+def power(d: float, n: int, level: float) -> float:
+    """Probability that the two-sided paired t test at a level finds an effect.
 
-    P(|T| > t(1 - alpha / 2, n - 1)), T noncentral t with n - 1 degrees of freedom and noncentrality d sqrt(n).
+    P(|T| > t(1 - level / 2, n - 1)), T noncentral t with n - 1 degrees of freedom and noncentrality d sqrt(n).
 
     Args:
         d: mean difference over the deviation of differences.
         n: pairs, at least 2.
-        alpha: level.
+        level: of the test.
 
     Source:
-        Cohen, Statistical power analysis for the behavioral sciences, 1988.
+        Cohen, "Statistical power analysis for the behavioral sciences", 1988.
     """
-    from scipy.special import nctdtr
+    from scipy.special import chdtr, nctdtr
 
-    bound, shift = _t_quantile(n - 1, 1 - alpha / 2), abs(d) * math.sqrt(n)
-    if shift > 37:  # nctdtr loses its precision there, and the power is 1
-        return 1.0
+    bound, shift = _t_quantile(n - 1, 1 - level / 2), abs(d) * math.sqrt(n)
+    if shift > 37:  # nctdtr fails there; the normal numerator of T is nearly constant, its denominator is left
+        return float(chdtr(n - 1, (n - 1) * min(shift / bound, 1e9) ** 2))
     return float(1 - nctdtr(n - 1, shift, bound) + nctdtr(n - 1, shift, -bound))
 
 
-def more_seeds(difference: Difference, comparisons: int, chance: float = 0.8, alpha: float = 0.05) -> int | None:
+def more_seeds(difference: Difference, comparisons: int, chance: float = 0.8, level: float = 0.05) -> int | None:
     """How many more pairs would probably show a difference, if the true one is as observed.
 
-    The fewest with power `chance` at the strictest level of Holm's procedure, alpha / comparisons, and enough for the
+    The fewest with power `chance` at the strictest level of Holm's procedure, level / comparisons, and enough for the
     sign-flip test to reach that level at all.
 
     Args:
         difference: as observed.
         comparisons: rows of the table.
         chance: the power asked for.
-        alpha: level of the table.
+        level: of the table.
 
     Returns:
-        None where it is more than `MOST_MORE`.
+        At least 1; None where it is more than `MOST_MORE`.
     """
-    level = alpha / max(comparisons, 1)
-    fewest = next(n for n in range(2, EXACT + 2) if smallest_p(n) <= level or n > EXACT)
-    low = max(difference.n + 1, fewest)
-    if difference.sd is None:
-        return low - difference.n
-    if difference.mean == 0 or not math.isfinite(difference.mean):
+    strictest = level / max(comparisons, 1)
+    low = max(difference.n + 1, next(n for n in range(2, EXACT + 2) if smallest_p(n, comparisons) <= strictest))
+    if difference.mean == 0 and difference.sd is not None:
         return None
-    if difference.sd <= _TIE * abs(difference.mean):
+    if difference.sd is None or difference.sd <= _TIE * abs(difference.mean):
         return low - difference.n
     d = abs(difference.mean) / difference.sd
     high = difference.n + MOST_MORE
-    if power(d, high, level) < chance:
+    if power(d, high, strictest) < chance:
         return None
     while low < high:
         middle = (low + high) // 2
-        low, high = (low, middle) if power(d, middle, level) >= chance else (middle + 1, high)
+        low, high = (low, middle) if power(d, middle, strictest) >= chance else (middle + 1, high)
     return low - difference.n
 
 
@@ -358,14 +467,23 @@ def stratified_interval(
     strata = [np.asarray(group, dtype=np.float64) for group in groups if len(group)]
     size = sum(map(len, strata))
     found = []
-    left = resamples
-    while left:
-        rows = min(left, max(1, _BLOCK // size))
+    for rows in _blocks(resamples, size):
         drawn = [stratum[generator.integers(0, len(stratum), (rows, len(stratum)))] for stratum in strata]
         found.append(statistic(np.concatenate(drawn, axis=1)))
-        left -= rows
-    low, high = np.quantile(np.concatenate(found), [0.025, 0.975])
+    return _middle(np.concatenate(found))
+
+
+def _middle(resampled: Array) -> tuple[float, float]:
+    """The percentile interval: the middle 95 %."""
+    low, high = np.quantile(resampled, [0.025, 0.975])
     return float(low), float(high)
+
+
+def _blocks(rows: int, width: int) -> Iterator[int]:
+    """How many rows of numbers are made at once, until all are."""
+    step = max(1, _BLOCK // width)
+    for start in range(0, rows, step):
+        yield min(step, rows - start)
 
 
 @lru_cache(maxsize=4096)

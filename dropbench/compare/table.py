@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import textwrap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dropbench.compare.groups import CHOICES, columns_that_differ, figure, mean, partner, tally, title
 from dropbench.compare.rows import LEVEL, Comparison, Options, Row, compare
-from dropbench.terminal import Column, clean, say, setting, show_table
+from dropbench.terminal import Column, prose, say, setting, show_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,21 +56,13 @@ def print_sheet(of: Sheet, out: Console) -> None:
     dropped = show_table(of.columns, of.rows, out, of.bold)
     say("", out)
     for line in of.captions:
-        _wrapped(line, out)
+        prose(line, out)
     names = []
     for column in dropped:
         values = {row[of.columns.index(column)] for row in of.rows}
         names.append(column.name + (f" ({values.pop()} in every row)" if len(values) == 1 else ""))
     if names:
-        _wrapped(f"not shown at this width: {', '.join(names)}", out)
-
-
-def _wrapped(line: str, out: Console) -> None:
-    """Prints a line of prose, on several lines where it is wider than the console; no word is cut."""
-    for part in textwrap.wrap(
-        clean(line), max(out.width, 20), subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
-    ):
-        say(part, out)
+        prose(f"not shown at this width: {', '.join(names)}", out)
 
 
 def sheet(comparison: Comparison) -> Sheet:
@@ -82,31 +73,30 @@ def sheet(comparison: Comparison) -> Sheet:
     telling = columns_that_differ([row.group for row in rows])
     tested = any(row.difference for row in rows)
     methods = dict.fromkeys(row.difference.method for row in rows if row.difference and row.difference.interval)
-    places = {"dataset": 9, "model": 9, "strategy": 0, "optimizer": 10}
-    columns = [Column(key, drop=0 if key in telling else places[key]) for key in CHOICES]
+    columns = [Column(key, drop=0 if key in telling or key == "strategy" else 1) for key in CHOICES]
     columns += [
         Column("rate", number=True),
         Column("n", number=True),
         Column(f"{split.replace('_', ' ')}\n{title(name)}", number=True),
-        Column("sd", number=True, drop=4 if tested else 0),
+        Column("sd", number=True, drop=7 if tested else 0),
         Column("95 % CI\n(t)", number=True, drop=6),
     ]
     if tested:
         columns += [
             Column("differ-\nence", number=True),
-            Column(f"95 % CI\n({', '.join(methods) or 't'})", number=True),
+            Column(f"95 % CI\n({', '.join(methods) or 't'})", number=True, drop=11),
             Column("p", number=True, drop=5),
             Column("p\n(Holm)", number=True),
-            Column("P\n(better)", number=True, drop=7),
-            Column("verdict"),
+            Column("P\n(better)", number=True, drop=4),
+            Column("verdict", fold=18),
         ]
     columns += [
-        Column(f"{beside}\n{title(name)}", number=True, drop=3 if tested else 2),
-        Column("seconds", number=True, drop=2 if tested else 1),
+        Column(f"{beside}\n{title(name)}", number=True, drop=3),
+        Column("seconds", number=True, drop=2),
     ]
     also = any(row.group.also for row in rows)
     if also:
-        columns.append(Column("also"))
+        columns.append(Column("also", fold=30))
     cells = tuple((*_cells(row, name, tested, comparison.delta), *([row.group.also] if also else [])) for row in rows)
     return Sheet(tuple(columns), cells, frozenset(comparison.best()), tuple(_captions(comparison, tested)))
 

@@ -7,9 +7,8 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dropbench.compare.groups import CHOICES, Group, count, default_metric, differing, mean, partner
+from dropbench.compare.groups import CHOICES, Group, count, default_metric, differing, mean, selector
 from dropbench.compare.rows import ASPECTS
-from dropbench.errors import UserError, nearest
 from dropbench.terminal import setting
 
 if TYPE_CHECKING:
@@ -90,23 +89,6 @@ def tasks(
         best = max(done[place], key=lambda name: (done[place][name], name))
         made.append(Task(first.choices["dataset"], model, also, best, tuple(found[place])))
     return sorted(made, key=lambda task: task.name)
-
-
-def check_metric(metric: str, records: Iterable[RunRecord]) -> None:
-    """Refuses a figure that no run has.
-
-    Raises:
-        UserError: the line names what there is.
-    """
-    done = [record for record in records if record.state == "done"]
-    known = sorted({f"{split}.{name}" for record in done for split, names in record.figures.items() for name in names})
-    if done and metric not in known:
-        raise UserError(f"--metric={metric}: no run has this figure; known: {', '.join(known)}{nearest(metric, known)}")
-
-
-def selector(metric: str) -> str:
-    """The figure of the validation part by which settings are chosen that are judged by another."""
-    return metric if metric.startswith("validation") else partner(metric)
 
 
 def selecting(groups: Sequence[Group]) -> list[float]:

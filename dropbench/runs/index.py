@@ -14,20 +14,18 @@ from __future__ import annotations
 import json
 import marshal
 import os
-import stat
-import time
 import zlib
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import chain
 from math import hypot
 from pathlib import Path
 from struct import Struct, error
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from dropbench.runs import records
-from dropbench.runs.records import RunRecord
+from dropbench.runs.records import ForeignError, RunRecord, content, has_seed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -41,34 +39,12 @@ _LARGEST = 128 << 20  # 10,000 runs take 4 MB
 _FILES = 8  # columns that tell whether the two files are the same
 _ABSENT = (0, 0, 0, 0)
 
-_T = TypeVar("_T")
-#: Of `result.json` and of `record.json`: size, mtime and ctime in ns, inode; zeros where there is none.
-Signature = tuple[int, ...]
 
-
-def signature(status: os.stat_result | None) -> Signature:
-    """What a file cannot change its content without changing; of a file that is not there, zeros."""
+def _signature(status: os.stat_result | None) -> tuple[int, int, int, int]:
+    """What a file changes when its content does; of a file that is not there, zeros."""
     if status is None:
         return _ABSENT
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
-
-
-class Pool:
-    """Values that many runs share, each once in memory."""
-
-    def __init__(self) -> None:
-        self._known: dict[object, Any] = {}
-
-    def one(self, value: _T) -> _T:
-        """The first value that was given and has the same content, down to the types."""
-        # By its bytes, for as keys 1, 1.0 and True are equal. From version 3 on they depend on who else holds a value.
-        return self._known.setdefault(value if isinstance(value, str) else marshal.dumps(value, 2), value)
-
-    def settings(self, settings: dict[str, Any], seed: int | None) -> dict[str, Any]:
-        """The settings of a run; what all seeds share is there once."""
-        if seed is None or type(settings.get("seed")) is not int or settings["seed"] != seed:
-            return self.one(settings)
-        return self.one(settings | {"seed": None}) | {"seed": seed}
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,35 +82,41 @@ class _Kind:
         for kind in self.types[:3]:
             first.append(at if kind != "-" else 0)
             at += kind != "-"
-        places: dict[str, list[tuple[str, Sequence[str], slice]]] = {}
+        places: dict[str, list[tuple[str, Sequence[str], slice]]] = {"figures": [], "rates": []}
         for field, part, names in _parts(self.layout):
             places.setdefault(field, []).append((part, names, slice(at, at + len(names))))
             at += len(names)
         return first, places
 
-    def record(self, path: str, row: tuple[Any, ...]) -> RunRecord:
+    @cached_property
+    def _common(self) -> dict[str, Any]:
+        """The fields of the record that all runs share."""
+        fields = dict(zip(("state", "study", "group", "task", "rule"), self.about, strict=True))
+        return fields | {"reason": "", "choices": self.choices, "stamp": self.stamp}
+
+    def record(self, path: Path, row: tuple[Any, ...]) -> RunRecord:
         """The record of a run in this row."""
         (seed, rate, epoch), places = self._places
-        state, study, group, task, rule = self.about
-        [(_, seconds, of_seconds)], [(_, sizes, of_sizes)] = places["seconds"], places["sizes"]
-        return RunRecord(
-            path=Path(path),
-            state=state,  # type: ignore[arg-type]
-            study=study,
+        parts = {
+            field: {part: dict(zip(names, row[at])) for part, names, at in groups}  # noqa: B905 - as long; it is hot
+            for field, groups in places.items()
+        }
+        record = object.__new__(
+            RunRecord
+        )  # its __init__ sets a frozen field at a time, which takes as long as the rest
+        vars(record).update(
+            self._common,
+            path=path,
             seed=row[seed] if seed else None,
-            group=group,
-            task=task,
-            choices=self.choices,
             rate=row[rate] if rate else None,
-            rule=rule,
             epoch=row[epoch] if epoch else None,
-            figures={split: dict(zip(names, row[at], strict=True)) for split, names, at in places.get("figures", ())},
-            seconds=dict(zip(seconds, row[of_seconds], strict=True)),
-            rates={site: dict(zip(names, row[at], strict=True)) for site, names, at in places.get("rates", ())},
+            figures=parts["figures"],
+            rates=parts["rates"],
+            seconds=parts["seconds"][""],
+            sizes=parts["sizes"][""],
             settings=self.settings | {"seed": row[seed]} if self.own else self.settings,
-            sizes=dict(zip(sizes, row[of_sizes], strict=True)),
-            stamp=self.stamp,
         )
+        return record
 
 
 class Index:
@@ -142,48 +124,59 @@ class Index:
 
     Args:
         folder: in which the runs lie.
+        device: on which it lies.
         there: whether there is a file to look into.
     """
 
-    def __init__(self, folder: str, there: bool) -> None:
-        self.folder = folder
+    def __init__(self, folder: str, device: int, there: bool) -> None:
+        self.folder, self.device = Path(folder), device
         self._known = _load(f"{folder}/{NAME}") if there else {}
         self._kept: list[tuple[str, _Kind, bytes]] = []
         self._kinds: dict[bytes, _Kind] = {}
         self._new = 0
 
-    def get(self, name: str) -> RunRecord | None:
-        """The record of the run folder of this name; None where it is not known, or no longer what it was."""
-        if (found := self._known.get(name)) is None:
+    def get(self, entry: os.DirEntry[str]) -> tuple[tuple[int, int], RunRecord] | None:
+        """Device and inode of a run folder, and its record; None if it is not known, or no longer what it was."""
+        if (found := self._known.get(entry.name)) is None:
             return None
         kind, packed = found
-        path = f"{self.folder}/{name}"
         row = kind.row.unpack(packed)
         try:
-            if signature(os.stat(f"{path}/result.json")) != row[:4]:
+            result = os.stat(f"{entry.path}/result.json")  # noqa: PTH116 - 20,000 Paths would take time
+            if _signature(result) != row[:4]:
                 return None
             try:
-                beside = signature(os.stat(f"{path}/record.json"))
+                beside = os.stat(f"{entry.path}/record.json")  # noqa: PTH116
             except FileNotFoundError:
-                beside = _ABSENT
+                beside = None
+            if _signature(beside) != row[4:_FILES]:
+                return None
+            # The listing gives the inode unless something is mounted there, or a link leads away.
+            if result.st_dev == self.device and not entry.is_symlink():
+                identity = (result.st_dev, entry.inode())
+            else:
+                folder = os.stat(entry.path)  # noqa: PTH116
+                identity = (folder.st_dev, folder.st_ino)
         except (OSError, ValueError):
             return None
-        if beside != row[4:_FILES] or not hypot(*row) < 1e100:  # every number is finite, and one to compute with
+        if not hypot(*row) < 1e100:  # every number is finite, and one to compute with
             return None
-        self._kept.append((name, kind, packed))
-        return kind.record(path, row)
+        self._kept.append((entry.name, kind, packed))
+        return identity, kind.record(self.folder / entry.name, row)
 
-    def put(self, record: RunRecord, files: Signature, now: int) -> None:
+    def put(self, record: RunRecord, result: os.stat_result, beside: os.stat_result | None, now: int) -> None:
         """Remembers a run that was read.
 
         Args:
             record: of a run that is done or failed, and says of which study it is.
-            files: its two files before they were read.
+            result: its `result.json` before it was read.
+            beside: its `record.json` likewise; None where there is none.
             now: ns; when the reading began, or before.
         """
+        files = (*_signature(result), *_signature(beside))
         if max(files[1], files[2], files[5], files[6]) > now - SETTLED:
             return
-        own = type(record.settings.get("seed")) is int and record.settings["seed"] == record.seed
+        own = has_seed(record.settings, record.seed)
         layout = {
             "figures": {split: [*figures] for split, figures in record.figures.items()},
             "rates": {site: [*rates] for site, rates in record.rates.items()},
@@ -219,14 +212,14 @@ class Index:
         if self._new < MANY or (edition := _edition()) is None:
             return
         with suppress(ValueError, RecursionError):  # settings nested deeper than JSON is written
-            content = _encoded(self._kept, edition)
-            temporary = Path(self.folder, f"{NAME}.{os.getpid()}")
+            text = _encoded(self._kept, edition)
+            temporary = self.folder / f"{NAME}.{os.getpid()}"
             with suppress(OSError):
                 descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
                 try:
-                    with open(descriptor, "wb") as file:
-                        file.write(content)
-                    temporary.replace(Path(self.folder, NAME))
+                    with os.fdopen(descriptor, "wb") as file:
+                        file.write(text)
+                    temporary.replace(self.folder / NAME)
                 except BaseException:
                     temporary.unlink(missing_ok=True)
                     raise
@@ -268,10 +261,21 @@ def _encoded(runs: Sequence[tuple[str, _Kind, bytes]], edition: str) -> bytes:
         return parts.setdefault(json.dumps(value), len(parts))
 
     kinds = [
-        [part(kind.about), part(kind.choices), part(kind.stamp), part([*kind.settings]), part([*kind.settings.values()]),
-         part(kind.own), part(kind.layout), part(kind.types)]
+        [
+            part(each)
+            for each in (
+                kind.about,
+                kind.choices,
+                kind.stamp,
+                [*kind.settings],
+                [*kind.settings.values()],
+                kind.own,
+                kind.layout,
+                kind.types,
+            )
+        ]
         for kind in members
-    ]  # fmt: skip
+    ]
     names = [[name for name, _ in rows] for rows in members.values()]
     header = f'{{"parts": [{", ".join(parts)}], "kinds": {json.dumps(kinds)}, "names": {json.dumps(names)}}}'.encode()
     body = b"".join([header, *(packed for rows in members.values() for _, packed in rows)])
@@ -281,17 +285,12 @@ def _encoded(runs: Sequence[tuple[str, _Kind, bytes]], edition: str) -> bytes:
 def _load(path: str) -> dict[str, tuple[_Kind, bytes]]:
     """The runs in an index by their names: what they share, and a row; none where anything is in doubt."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
-        with open(descriptor, "rb") as file:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode) or status.st_size > _LARGEST:
-                return {}
-            first, _, body = file.read(_LARGEST).partition(b"\n")
+        first, _, body = content(path, _LARGEST)[0].partition(b"\n")
         *words, checksum, length = first.decode("ascii").split(" ")
         if words != ["dropbench", "index", _edition()] or checksum != f"{zlib.crc32(body):08x}":
             return {}
         return _decoded(json.loads(body[: int(length)]), body[int(length) :])
-    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError, error):
+    except (OSError, ForeignError, ValueError, TypeError, LookupError, AttributeError, RecursionError, error):
         return {}
 
 
@@ -317,9 +316,7 @@ def _decoded(header: dict[str, Any], rows: bytes) -> dict[str, tuple[_Kind, byte
     return found
 
 
-def _check(
-    about: Any, choices: Any, stamp: Any, keys: Any, own: Any, layout: Any, types: Any, names: Any
-) -> None:  # fmt: skip
+def _check(about: Any, choices: Any, stamp: Any, keys: Any, own: Any, layout: Any, types: Any, names: Any) -> None:
     """That a kind is one.
 
     Raises:

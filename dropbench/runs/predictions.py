@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-_LARGEST = 2 << 30
-_PARTS = ("validation", "test", "validation_mc", "test_mc")
+_LARGEST = 1 << 30
+_SPLITS = ("validation", "test", "validation_mc", "test_mc")
 
 
 @dataclass(frozen=True)
@@ -60,16 +60,16 @@ def save(folder: Path, predictions: Predictions) -> None:
 
 
 def read(folder: Path) -> Predictions | None:
-    """The predictions of a run; None where there are none that can be read."""
+    """The predictions of a run, without splits that are not sound; None where there are none that can be read."""
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
     try:
         tensors = load(plain(folder / PREDICTIONS, _LARGEST))
-    except (SafetensorError, ValueError, KeyError, OverflowError, MemoryError, AttributeError):
+    except (SafetensorError, ValueError, TypeError, LookupError, ArithmeticError, MemoryError):
         return None
     parts = {}
-    for split in _PARTS:
+    for split in _SPLITS:
         outputs, targets = tensors.get(f"{split}.outputs"), tensors.get(f"{split}.targets")
         if outputs is not None and targets is not None and _sound(outputs, targets):
             parts[split] = Part(outputs, targets)
@@ -78,10 +78,11 @@ def read(folder: Path) -> Predictions | None:
 
 def _sound(outputs: NDArray[Any], targets: NDArray[Any]) -> bool:
     """Whether these can be what they are said to be."""
-    if outputs.dtype != np.float32 or not len(outputs) or len(outputs) != len(targets):
-        return False
-    if not np.isfinite(outputs).all():
+    if outputs.dtype != np.float32 or not (outputs.size and targets.size) or not np.isfinite(outputs).all():
         return False
     if targets.dtype == np.int64:
-        return outputs.ndim == 2 and targets.ndim == 1 and 0 <= targets.min() <= targets.max() < outputs.shape[1]
-    return targets.dtype == np.float32 and outputs.size == targets.size and bool(np.isfinite(targets).all())
+        if (outputs.ndim, targets.ndim) != (2, 1) or len(outputs) != len(targets):
+            return False
+        return bool((abs(outputs - 0.5) <= 0.5).all() and ((targets >= 0) & (targets < outputs.shape[1])).all())
+    same = targets.dtype == np.float32 and outputs.ndim > 0 and outputs.shape == targets.shape
+    return same and bool(np.isfinite(targets).all())

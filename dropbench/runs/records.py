@@ -7,12 +7,16 @@ of ours); otherwise running while the file `lock` is held; else pruned where `pr
 from __future__ import annotations
 
 import fcntl
+import gc
 import json
+import marshal
 import os
 import stat
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from sys import intern
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from dropbench.errors import UserError
 
@@ -20,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from dropbench.config import Run
+    from dropbench.runs.index import Index
 
 State = Literal["done", "failed", "pruned", "running", "interrupted", "unreadable"]
 STATES: tuple[State, ...] = ("done", "failed", "pruned", "running", "interrupted", "unreadable")
@@ -34,6 +39,8 @@ MEASURED = (*SPLITS, "validation_mc", "test_mc", "validation_pruned", "test_prun
 _MARKS = frozenset({"result.json", "config.yaml", "lock"})  # one of them makes a folder a run folder
 _DEPTH = 2  # root / study / run
 _LARGEST = 8 << 20  # a result.json is a few kilobytes
+_SIZES = ("epochs", "steps", "parameters", "peak_memory_bytes")
+_COST = ("samples", "forward_passes")
 
 
 @dataclass(frozen=True)
@@ -91,13 +98,41 @@ class RunRecord:
         return self.figures.get(split, {}).get(figure)
 
 
-def read(paths: Iterable[str | Path] = ("outputs",)) -> list[RunRecord]:
+def read(paths: Iterable[str | Path] = ("outputs",), index: bool = True) -> list[RunRecord]:
     """Reads all runs under the paths, each once, in the order of their names.
+
+    Args:
+        paths: see `folders`.
+        index: whether to use, and keep up, what earlier readings left beside the runs (see `runs.index`).
 
     Raises:
         UserError: there is no run under one of the paths.
     """
-    return [read_run(folder) for folder in folders(paths)]
+    collecting = gc.isenabled()
+    gc.disable()  # there is no garbage here, and to look for it among 10,000 records takes time
+    try:
+        return _read_all(paths, index)
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def _read_all(paths: Iterable[str | Path], index: bool) -> list[RunRecord]:
+    now = time.time_ns()
+    shared = _Shared()
+    records = []
+    indexes: dict[Index, None] = {}
+    for run in _found(paths, index):
+        record = run.record
+        if record is None:
+            record, files = _read(Path(run.path), shared)
+            if files is not None and run.listed is not None:
+                run.listed.put(record, *files, now)
+                indexes.setdefault(run.listed)
+        records.append(record)
+    for each in indexes:
+        each.save()
+    return records
 
 
 def folders(paths: Iterable[str | Path] = ("outputs",)) -> list[Path]:
@@ -106,24 +141,42 @@ def folders(paths: Iterable[str | Path] = ("outputs",)) -> list[Path]:
     Raises:
         UserError: there is none under one of the paths.
     """
-    found: dict[tuple[int, int], Path] = {}
+    return [Path(run.path) for run in _found(paths, index=False)]
+
+
+class _Found(NamedTuple):
+    """A run folder.
+
+    Args:
+        identity: device and inode.
+        path: the folder.
+        listed: the index of the folder in which it lies, if that is used.
+        record: what that knows of it.
+    """
+
+    identity: tuple[int, int]
+    path: str
+    listed: Index | None = None
+    record: RunRecord | None = None
+
+
+def _found(paths: Iterable[str | Path], index: bool) -> Iterable[_Found]:
+    """The run folders under the paths; raises as `folders` does."""
+    found: dict[tuple[int, int], _Found] = {}
     for path in map(Path, paths):
         if not path.is_dir():
             raise UserError(
                 f"{path}: there is no such folder" if not path.exists() else f"{path}: this is not a folder"
             )
-        runs, _ = _walk(os.fspath(path), _DEPTH, set())
+        runs, _ = _walk(os.fspath(path), _DEPTH, set(), index)
         if not runs:
             raise UserError(f"{path}: there is no run folder in it")
-        for identity, folder in runs:
-            found.setdefault(identity, Path(folder))
-    return list(found.values())
+        for run in runs:
+            found.setdefault(run.identity, run)
+    return found.values()
 
 
-_Found = list[tuple[tuple[int, int], str]]
-
-
-def _walk(folder: str, depth: int, seen: set[tuple[int, int]]) -> tuple[_Found, bool]:
+def _walk(folder: str, depth: int, seen: set[tuple[int, int]], index: bool) -> tuple[list[_Found], bool]:
     """The run folders in `folder`, and whether it is one itself. Links are followed, each folder is entered once."""
     identity = _identity(folder)
     if identity in seen:
@@ -131,29 +184,46 @@ def _walk(folder: str, depth: int, seen: set[tuple[int, int]]) -> tuple[_Found, 
     seen.add(identity)
     try:
         with os.scandir(folder) as entries:
-            content = list(entries)
+            inside = list(entries)
     except PermissionError:
-        return [(identity, folder)], False  # what cannot be listed is counted, as unreadable
+        return [_Found(identity, folder)], False  # what cannot be listed is counted, as unreadable
     except OSError:
         return [], False  # a loop of links, or gone meanwhile
-    if not _MARKS.isdisjoint(entry.name for entry in content):
-        return [(identity, folder)], True
-    found: _Found = []
+    names = {entry.name for entry in inside}
+    if not _MARKS.isdisjoint(names):
+        return [_Found(identity, folder)], True
+    found: list[_Found] = []
     if depth:
-        bare: _Found = []
+        bare: list[_Found] = []
         runs_here = False
+        known = _index(folder, identity[0], names) if index else None
         # A run goes by its own name before the names of links to it.
-        for entry in sorted(content, key=lambda entry: (entry.is_symlink(), entry.name)):
+        for entry in sorted(inside, key=lambda entry: (entry.is_symlink(), entry.name)):
             if entry.name.startswith(".") or not _is_folder(entry):
                 continue
-            inner, is_run = _walk(entry.path, depth - 1, seen)
+            hit = known.get(entry) if known is not None else None
+            if hit is not None and hit[0] in seen:
+                inner, is_run = [], False
+            elif hit is not None:
+                seen.add(hit[0])
+                inner, is_run = [_Found(hit[0], entry.path, known, hit[1])], True
+            else:
+                inner, is_run = _walk(entry.path, depth - 1, seen, index)
+                if is_run:
+                    inner = [run._replace(listed=known) for run in inner]
             found += inner
             runs_here |= is_run
             if not inner and not entry.is_symlink():
-                bare.append((_identity(entry.path), entry.path))
+                bare.append(_Found(_identity(entry.path), entry.path))
         if runs_here:  # a study: what lies beside the runs was to be a run
-            found = sorted(found + bare, key=lambda run: run[1])
+            found = sorted(found + bare, key=lambda run: run.path)
     return found, False
+
+
+def _index(folder: str, device: int, names: set[str]) -> Index:
+    from dropbench.runs.index import NAME, Index
+
+    return Index(folder, device, NAME in names)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -165,28 +235,37 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 def _identity(path: str) -> tuple[int, int]:
     try:
-        status = Path(path).stat()
-    except OSError:
+        status = os.stat(path)  # noqa: PTH116 - a Path for each of 10,000 takes time
+    except (OSError, ValueError):
         return (-1, hash(path))
     return (status.st_dev, status.st_ino)
 
 
 def read_run(folder: Path) -> RunRecord:
     """Reads one run folder; never raises."""
+    return _read(folder, _Shared())[0]
+
+
+#: `result.json` and `record.json` as they were when they were read; None for one that is not there.
+Files = tuple[os.stat_result, os.stat_result | None]
+
+
+def _read(folder: Path, shared: _Shared) -> tuple[RunRecord, Files | None]:
+    """One run folder, and what its record was read from where it stays true as long as those files stay the same."""
     try:
         try:
-            return _parse(folder, json.loads(_content(folder / "result.json")))
+            return _finished(folder, shared)
         except FileNotFoundError:
             unfinished = _unfinished(folder)
         if unfinished.state != "running" and (folder / "result.json").exists():  # it finished just now
-            return _parse(folder, json.loads(_content(folder / "result.json")))
-    except _ForeignError as error:
-        return RunRecord(folder, "unreadable", f"result.json: {error}")
+            return _finished(folder, shared)
+    except ForeignError as error:
+        return RunRecord(folder, "unreadable", f"result.json: {error}"), None
     except OSError as error:
-        return RunRecord(folder, "unreadable", f"result.json: {error.strerror}")
+        return RunRecord(folder, "unreadable", f"result.json: {error.strerror}"), None
     except (ValueError, RecursionError):
-        return RunRecord(folder, "unreadable", "result.json: torn or not JSON")
-    return unfinished
+        return RunRecord(folder, "unreadable", "result.json: torn or not JSON"), None
+    return unfinished, None
 
 
 def is_done(run: Run, state: State | None = None) -> bool:
@@ -200,55 +279,106 @@ def is_done(run: Run, state: State | None = None) -> bool:
     """
     if run.config.rerun or (state or read_run(run.path).state) != "done":
         return False
-    return not run.config.save_predictions or (run.path / PREDICTIONS).exists()
+    return not run.config.save_predictions or os.path.isfile(run.path / PREDICTIONS)  # noqa: PTH113 (never raises)
 
 
-class _ForeignError(Exception):
-    """The file is JSON, and not the record of a run."""
+class ForeignError(Exception):
+    """The file is there, and not what it should be."""
 
 
-def _content(path: Path) -> bytes:
-    """The bytes of a file that is a plain one, and not a pipe that would make us wait."""
+class _Shared:
+    """What many runs have in common, each once in memory."""
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, dict[str, Any]] = {}
+
+    def one(self, value: dict[str, Any]) -> dict[str, Any]:
+        """The first value that was given and has the same content, down to the types."""
+        # By its bytes, for to a dict 1, 1.0 and True are equal. From version 3 on they depend on who else holds it.
+        return self._known.setdefault(marshal.dumps(value, 2), value)
+
+    def settings(self, settings: dict[str, Any], seed: int | None) -> dict[str, Any]:
+        """The settings of a run; what all seeds share is there once."""
+        if not has_seed(settings, seed):
+            return self.one(settings)
+        return self.one(settings | {"seed": None}) | {"seed": seed}
+
+
+def has_seed(settings: Mapping[str, object], seed: int | None) -> bool:
+    """Whether the settings name the seed of the run."""
+    return seed is not None and type(settings.get("seed")) is int and settings["seed"] == seed
+
+
+def content(path: str, largest: int = _LARGEST) -> tuple[bytes, os.stat_result]:
+    """The bytes of a file that is a plain one, and not a pipe that would make us wait; and what it was before.
+
+    Raises:
+        ForeignError: it is no plain file, or one of more than `largest` bytes.
+        OSError: it cannot be read.
+    """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise _ForeignError("not a plain file")
-        if status.st_size > _LARGEST:
-            raise _ForeignError("too large")
-        with open(descriptor, "rb", closefd=False) as file:
-            return file.read(_LARGEST)
+            raise ForeignError("not a plain file")
+        if status.st_size > largest:
+            raise ForeignError("too large")
+        return os.read(descriptor, status.st_size + 1), status
     finally:
         os.close(descriptor)
 
 
-def _parse(folder: Path, data: object) -> RunRecord:
+def _finished(folder: Path, shared: _Shared) -> tuple[RunRecord, Files | None]:
+    """A run that has a result."""
+    path = os.fspath(folder)
+    text, result = content(f"{path}/result.json")
+    data = json.loads(text)
     if not isinstance(data, dict):
-        raise _ForeignError("not the record of a run")
+        raise ForeignError("not the record of a run")
     status = data.get("status")
     if status not in ("done", "failed"):
-        raise _ForeignError("no status")
-    selection = _mapping(data, "selection")
+        raise ForeignError("no status")
+    known, beside = True, None
+    facts: dict[str, Any] = {}
+    try:
+        if status == "done":
+            text, beside = content(f"{path}/record.json")
+            facts = json.loads(text)
+        else:
+            beside = os.stat(f"{path}/record.json")  # noqa: PTH116
+    except FileNotFoundError:
+        pass
+    except (OSError, ForeignError):
+        known = False
+    except (ValueError, RecursionError):
+        pass
+    record = _parse(folder, data, facts if isinstance(facts, dict) else {}, shared)
+    return record, (result, beside) if known and _text(data, "study") else None
+
+
+def _parse(folder: Path, data: dict[str, Any], facts: dict[str, Any], shared: _Shared) -> RunRecord:
+    """The record of a run with this `result.json` and, where it is done, this `record.json`."""
+    selection, settings, cost = (_mapping(data, key) for key in ("selection", "settings", "cost"))
+    seed = _whole(data, "seed")
     record = RunRecord(
         path=folder,
-        state=status,
+        state=data["status"],
         study=_text(data, "study") or folder.parent.name,
-        seed=_whole(data, "seed"),
+        seed=seed,
         group=_text(data, "group"),
         task=_text(data, "task"),
-        choices={key: value for key, value in _mapping(data, "choices").items() if isinstance(value, str)},
+        choices=shared.one({key: value for key, value in _mapping(data, "choices").items() if isinstance(value, str)}),
         rate=_number(data.get("rate")),
         rule=_text(selection, "rule"),
         epoch=_whole(selection, "epoch"),
         figures={name: _numbers(_mapping(data, name)) for name in MEASURED if name in data or name in SPLITS},
         seconds=_numbers(_mapping(data, "seconds")),
         rates={site: _numbers(value) for site, value in _mapping(data, "rates").items() if isinstance(value, dict)},
-        settings=_mapping(data, "settings"),
-        sizes=_numbers({key: data.get(key) for key in ("epochs", "steps", "parameters", "peak_memory_bytes")})
-        | _numbers(_mapping(data, "cost")),
-        stamp=_stamp(folder, data) if status == "done" else {},
+        settings=shared.settings(settings, seed),
+        sizes=_numbers({key: data.get(key) for key in _SIZES} | {key: cost.get(key) for key in _COST}),
+        stamp=shared.one(_stamp(facts, _text(settings, "precision"))),
     )
-    if status == "done":
+    if record.state == "done":
         missing = [key for key in ("dataset", "model", "strategy", "optimizer") if key not in record.choices]
         for name, there in (
             (f"choices.{missing[0] if missing else ''}", not missing),
@@ -259,30 +389,23 @@ def _parse(folder: Path, data: object) -> RunRecord:
             ("test", record.figures["test"] or isinstance(data.get("test"), dict)),
         ):
             if not there:
-                raise _ForeignError(f"no {name}")
+                raise ForeignError(f"no {name}")
     return record
 
 
-def _stamp(folder: Path, result: dict[str, Any]) -> dict[str, str]:
+def _stamp(facts: dict[str, Any], precision: str) -> dict[str, str]:
     """See `RunRecord.stamp`; what `record.json` does not say is left out."""
-    try:
-        record = json.loads(_content(folder / "record.json"))
-    except (OSError, ValueError, RecursionError, _ForeignError):
-        return {}
-    if not isinstance(record, dict):
-        return {}
-    versions, hardware, git = (_mapping(record, key) for key in ("versions", "hardware", "git"))
-    code = _text(versions, "dropbench")
+    versions, hardware, git = (_mapping(facts, key) for key in ("versions", "hardware", "git"))
+    code, device = _text(versions, "dropbench"), _text(hardware, "device").partition(":")[0]
     if commit := _text(git, "commit"):
-        code += f" (commit {commit[:12]}{', changed since' if git.get('dirty') else ''})"
-    device = _text(hardware, "device").partition(":")[0]
-    words = [device, _text(_mapping(result, "settings"), "precision")]
-    words += [f"torch {torch}"] if (torch := _text(versions, "torch")) else []
-    words += ["tf32"] if device == "cuda" and _mapping(record, "determinism").get("tf32") else []
+        code = f"{code} (commit {commit[:12]}{', changed since' if git.get('dirty') else ''})".strip()
+    torch = _text(versions, "torch")
+    tf32 = device == "cuda" and _mapping(facts, "determinism").get("tf32")
+    compute = (device, precision, torch and f"torch {torch}", "tf32" if tf32 else "")
     told = {
-        "data": _text(_mapping(record, "data"), "sha256"),
+        "data": _text(_mapping(facts, "data"), "sha256"),
         "code": code,
-        "compute": " ".join(word for word in words if word) if device else "",
+        "compute": " ".join(filter(None, compute)) if device else "",
     }
     return {aspect: value for aspect, value in told.items() if value}
 
@@ -322,7 +445,7 @@ def _mapping(data: dict[str, Any], key: str) -> dict[str, Any]:
 
 def _text(data: dict[str, Any], key: str) -> str:
     value = data.get(key)
-    return value if isinstance(value, str) else ""
+    return intern(value) if isinstance(value, str) else ""
 
 
 def _whole(data: dict[str, Any], key: str) -> int | None:
@@ -332,8 +455,8 @@ def _whole(data: dict[str, Any], key: str) -> int | None:
 
 def _number(value: object) -> float | None:
     """The value if it is a finite number, and of a size that can be computed with."""
-    return value if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e100 else None
+    return value if (type(value) is float or type(value) is int) and -1e100 < value < 1e100 else None
 
 
 def _numbers(data: dict[str, Any]) -> dict[str, float]:
-    return {key: value for key, value in data.items() if _number(value) is not None}
+    return {intern(key): value for key, value in data.items() if _number(value) is not None}

@@ -19,6 +19,7 @@ from dropbench.runs.folder import RunFolder
 from dropbench.runs.predictions import Part, Predictions, save
 from dropbench.runs.records import is_done, read_run
 from dropbench.state import StaleCheckpointError
+from dropbench.sweep.logs import RunLog
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,8 +64,9 @@ class Local:
         """The config that is trained for a run: its own, or that of its twin.
 
         Raises:
-            UserError: its strategy or model cannot act on its data.
+            UserError: its strategy or model cannot act on its data; the package that its logger needs is not there.
         """
+        run.config.logger.check()
         data = self.data(run.config)[0]
         config = twin(run.config, data, self._controlled(run))
         config.strategy.place(config.model.sites(data.facts), data.facts)
@@ -157,6 +159,8 @@ class Local:
                 sink.fail(0, f"{type(error).__name__}: {error}", traceback.format_exc(), crashed=True)
                 if os.environ.get("DROPBENCH_DEBUG") == "1":
                     raise
+        finally:
+            sink.close()
         # Out here nothing holds the exception any more, nor the memory of the stack.
         half = -(-len(left) // 2)
         for part in filter(None, (left[:half], left[half:])):
@@ -183,6 +187,7 @@ class FolderSink:
     def __init__(self, members: Sequence[_Member], report: Report, interrupted: Callable[[], bool]) -> None:
         self.members, self.report, self.interrupted = members, report, interrupted
         self.over: set[int] = set()
+        self.logs = [RunLog(member.run, flat(meaning(member.run.config)), report.warned) for member in members]
 
     def progress(self, step: int, steps: int) -> None:
         """See `Sink`."""
@@ -190,8 +195,10 @@ class FolderSink:
 
     def metrics(self, run: int, record: dict[str, Any]) -> None:
         """See `Sink`."""
+        self.logs[run].open()
         self.members[run].folder.metrics(record)
         self.report.evaluated(self.members[run].run.id, record)
+        self.logs[run].evaluated(record)
 
     def checkpoint(self, run: int, checkpoint: Checkpoint) -> None:
         """See `Sink`."""
@@ -209,6 +216,7 @@ class FolderSink:
             return
         self.over.add(run)
         self.members[run].folder.finish({**identity(self.members[run].run), "status": "done", **result})
+        self.logs[run].close("done", result)
         name = next(name for name in ("error", "rmse", "loss") if name in result["validation"])
         of = self.members[run].run
         self.report.finished(of.id, result["validation"][name], name, of.choices["dataset"])
@@ -218,7 +226,13 @@ class FolderSink:
         if run not in self.over:
             self.over.add(run)
             write_failure(self.members[run].run, self.members[run].folder, reason, details)
+            self.logs[run].close("failed")
             self.report.failed(self.members[run].run.id, reason, crashed)
+
+    def close(self) -> None:
+        """Ends the logs of the runs that are not over."""
+        for log in self.logs:
+            log.close("interrupted")
 
 
 def write_failure(run: Run, folder: RunFolder, reason: str, details: str) -> None:

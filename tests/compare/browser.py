@@ -68,9 +68,10 @@ class Browser:
         self.call("Emulation.setScriptExecutionDisabled", value=not script)
         self.events.clear()
         self.call("Page.navigate", url=path.resolve().as_uri())
-        while not any(event["method"] == "Page.loadEventFired" for event in self.events):
+        while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
             self.events.append(self._next())
-        self.do("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        if script:
+            self.do("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
     def do(self, expression: str) -> Any:
         """The value of a JavaScript expression in the page."""
@@ -106,17 +107,17 @@ class Browser:
         found = []
         for event in self.events:
             told = event.get("params", {})
-            if event["method"] == "Runtime.exceptionThrown":
+            if event.get("method") == "Runtime.exceptionThrown":
                 found.append(str(told["exceptionDetails"]))
-            elif event["method"] == "Runtime.consoleAPICalled" and told["type"] in ("error", "warning", "assert"):
+            elif event.get("method") == "Runtime.consoleAPICalled" and told["type"] in ("error", "warning", "assert"):
                 found.append(str(told["args"]))
-            elif event["method"] == "Log.entryAdded" and told["entry"]["level"] in ("error", "warning"):
+            elif event.get("method") == "Log.entryAdded" and told["entry"]["level"] in ("error", "warning"):
                 found.append(told["entry"]["text"])
         return found
 
     def requests(self) -> list[str]:
         """What was asked for beside the page itself."""
-        asked = [event["params"] for event in self.events if event["method"] == "Network.requestWillBeSent"]
+        asked = [event["params"] for event in self.events if event.get("method") == "Network.requestWillBeSent"]
         return [each["request"]["url"] for each in asked if each["requestId"] != each["loaderId"]]
 
     def _next(self) -> dict[str, Any]:

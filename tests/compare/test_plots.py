@@ -183,6 +183,14 @@ def test_a_calibration_that_is_none_is_passed_over(tmp_path: Path, found: object
         plots.calibration(gather(read([tmp_path]), "test.error"))
 
 
+def test_a_confidence_that_was_rounded_up_is_one(tmp_path: Path) -> None:
+    calibration = {"count": [3, 0], "confidence": [1.0000001, None], "accuracy": [1, None]}
+    write(tmp_path / "run", result(0, 2.0) | {"calibration": calibration})
+    found = panels.read_calibration(tmp_path / "run")
+    assert found is not None
+    assert found.tolist() == [[3, 0], [1, 0], [1, 0]]
+
+
 def test_runs_without_a_record_are_counted(groups: list[Group]) -> None:
     (groups[0].runs[0].path / "metrics.jsonl").unlink()
     log(groups[0].runs[1].path, {}, epochs=4)
@@ -334,9 +342,12 @@ def test_nothing_to_show_says_why(tmp_path: Path) -> None:
 
 def test_profile(tmp_path: Path) -> None:
     x = np.linspace(0, 1, 11)
-    shares = {f"s{number}": (1 - x, 0.9 - x, 1.1 - x) for number in range(9)}
+    shares = {f"s{number}": 1 - x for number in range(9)}
     plots.save(plots.profile(x, shares), tmp_path / "profile.svg")
-    assert "7 of 9 are shown" in plots.svg(plots.profile(x, shares), "p")
+    assert "share of runs over all tasks</text>" in plots.svg(plots.profile(x, shares), "p")
+    text = plots.svg(plots.profile(x, shares, {"s0": (0.9 - x, 1.1 - x)}), "p")
+    assert "band: 95 % interval</text>" in text
+    assert "7 of 9 are shown" in text
 
 
 def test_another_suffix_is_refused(groups: list[Group], tmp_path: Path) -> None:

@@ -7,7 +7,9 @@ import json
 import os
 import random
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from recorded import result, study, write
@@ -44,6 +46,79 @@ def test_figures_measured_again_are_read_where_they_are(tmp_path: Path) -> None:
 def test_figures_measured_again_that_are_none(tmp_path: Path, value: object) -> None:
     record = read_run(write(tmp_path / "run", result() | {"test_mc": value}))
     assert (record.state, record.figures["test_mc"]) == ("done", {})
+
+
+# ---- what it was made from and with
+
+CPU: dict[str, Any] = {
+    "versions": {"dropbench": "0.3.0", "torch": "2.13.0+cpu"},
+    "hardware": {"device": "cpu", "name": "a processor"},
+    "git": {"commit": "1a2b3c4d5e6f70819283", "dirty": False},
+    "determinism": {"tf32": True},
+    "data": {"sha256": "ab" * 32},
+}
+CUDA = CPU | {"hardware": {"device": "cuda:1", "name": "a card"}}
+
+
+def stamp(folder: Path, facts: dict[str, Any] | str | bytes, **changes: Any) -> Mapping[str, str]:
+    """The stamp of a run with this `record.json`."""
+    write(folder, result(settings={"precision": "float32"}, **changes))
+    content = json.dumps(facts) if isinstance(facts, dict) else facts
+    (folder / "record.json").write_bytes(content if isinstance(content, bytes) else content.encode())
+    return read_run(folder).stamp
+
+
+@pytest.mark.parametrize(
+    ("facts", "code", "compute"),
+    [
+        (CPU, "0.3.0 (commit 1a2b3c4d5e6f)", "cpu float32 torch 2.13.0+cpu"),
+        (CPU | {"git": {"commit": "1a2b3c4d5e6f7", "dirty": True}}, "0.3.0 (commit 1a2b3c4d5e6f, changed since)", None),
+        (CPU | {"git": None}, "0.3.0", None),
+        (CPU | {"git": {"commit": None, "dirty": True}}, "0.3.0", None),
+        (CUDA, None, "cuda float32 torch 2.13.0+cpu tf32"),
+        (CUDA | {"determinism": {"tf32": False}}, None, "cuda float32 torch 2.13.0+cpu"),
+        (CPU | {"versions": {"dropbench": "0.3.0"}}, "0.3.0 (commit 1a2b3c4d5e6f)", "cpu float32"),
+    ],
+)
+def test_the_stamp(tmp_path: Path, facts: dict[str, Any], code: str | None, compute: str | None) -> None:
+    found = stamp(tmp_path / "run", facts)
+    assert found["data"] == "ab" * 32
+    assert code in (None, found["code"])
+    assert compute in (None, found["compute"])
+
+
+def test_a_stamp_says_only_what_is_recorded(tmp_path: Path) -> None:
+    assert read_run(write(tmp_path / "without", result())).stamp == {}
+    assert stamp(tmp_path / "failed", CPU, status="failed") == {}
+    assert stamp(tmp_path / "empty", {}) == {}
+    no_device = CPU | {"hardware": {}, "data": {"sha256": 7}, "versions": []}
+    assert stamp(tmp_path / "some", no_device) == {"code": "(commit 1a2b3c4d5e6f)"}
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "null", "[" * 100_000, b"\xff", '{"versions": 1, "git": [2], "data": "x"}']
+)
+def test_a_stamp_that_is_torn_or_foreign(tmp_path: Path, content: str | bytes) -> None:
+    assert stamp(tmp_path / "run", content) == {}
+    assert read_run(tmp_path / "run").state == "done"
+
+
+def test_a_record_that_is_a_pipe_a_folder_or_huge(tmp_path: Path) -> None:
+    pipe, folder, huge = (write(tmp_path / name, result()) for name in ("pipe", "folder", "huge"))
+    os.mkfifo(pipe / "record.json")
+    (folder / "record.json").mkdir()
+    with (huge / "record.json").open("wb") as file:
+        file.truncate(1 << 40)
+    assert [(record.state, record.stamp) for record in read([tmp_path])] == [("done", {})] * 3
+
+
+def test_what_a_run_cost(tmp_path: Path) -> None:
+    cost = {"samples": 3663, "forward_passes": 7326, "epochs": 1, "other": 2}
+    sizes = read_run(write(tmp_path / "run", result() | {"cost": cost})).sizes
+    assert (sizes["samples"], sizes["forward_passes"], sizes["epochs"]) == (3663, 7326, 30)
+    assert "other" not in sizes
+    for number, value in enumerate((None, [], {"samples": "many"}, {"samples": True})):
+        assert "samples" not in read_run(write(tmp_path / str(number), result() | {"cost": value})).sizes
 
 
 def test_states(tmp_path: Path) -> None:

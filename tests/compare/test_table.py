@@ -10,50 +10,21 @@ import pytest
 from recorded import result, study, write
 from rich.console import Console
 
-from dropbench.compare.table import compare, figure, print_table
+from dropbench.cli.comparing import DEFAULT
+from dropbench.compare.groups import figure, gather
+from dropbench.compare.rows import Options
+from dropbench.compare.table import interval, print_table, probability, signed
 from dropbench.errors import UserError
 from dropbench.runs.records import RunRecord, read
 
-WIDE = """\
-                                                           test        validation
-dataset  model  strategy          optimizer    rate  n  error %    sd     error %  seconds
-digits   mlp    gradual/annealed  sgd_dropout  0.25  2     1.60  0.14        2.10      4.5
-digits   mlp    standard          sgd_dropout   0.5  3     2.50  0.50        3.00      5.0
-digits   mlp    none              sgd_dropout     0  1     4.00     -        4.50      4.0
-
-sd: sample deviation over seeds; selection: validation_best
-9 runs: 6 done, 1 failed, 1 interrupted, 1 unreadable
-"""
-
-NARROW = """\
-                                              test        validation
-dataset  model  strategy          rate  n  error %    sd     error %  seconds
-digits   mlp    gradual/annealed  0.25  2     1.60  0.14        2.10      4.5
-digits   mlp    standard           0.5  3     2.50  0.50        3.00      5.0
-digits   mlp    none                 0  1     4.00     -        4.50      4.0
-
-sd: sample deviation over seeds; selection: validation_best
-9 runs: 6 done, 1 failed, 1 interrupted, 1 unreadable
-not shown at this width: optimizer (sgd_dropout in every row)
-"""
-
-TERMINAL = """\
-                                                           test        validation
-dataset  model  strategy          optimizer    rate  n  error %    sd     error %  seconds
-──────────────────────────────────────────────────────────────────────────────────────────
-digits   mlp    gradual/annealed  sgd_dropout  0.25  2     1.60  0.14        2.10      4.5
-digits   mlp    standard          sgd_dropout   0.5  3     2.50  0.50        3.00      5.0
-digits   mlp    none              sgd_dropout     0  1     4.00     -        4.50      4.0
-
-sd: sample deviation over seeds; selection: validation_best
-9 runs: 6 done, 1 failed, 1 interrupted, 1 unreadable
-"""
-
-
-def printed(records: list[RunRecord], width: int = 200, metric: str | None = None, terminal: bool = False) -> str:
+def printed(
+    records: list[RunRecord], width: int = 200, options: Options = DEFAULT, terminal: bool = False, metric: str = ""
+) -> str:
+    if metric:
+        options = Options(metric, DEFAULT.baselines)
     file = io.StringIO()
     out = Console(file=file, width=width, highlight=False, markup=False, color_system=None, force_terminal=terminal)
-    print_table(records, out, metric)
+    print_table(records, out, options)
     return file.getvalue()
 
 
@@ -63,26 +34,36 @@ def records(place: Path, *results: dict[str, object]) -> list[RunRecord]:
     return read([place])
 
 
-@pytest.mark.parametrize(("width", "expected"), [(200, WIDE), (80, NARROW)])
-def test_exact_text(tmp_path: Path, width: int, expected: str) -> None:
-    assert printed(read([study(tmp_path)]), width) == expected
+def test_one_line_a_group(tmp_path: Path) -> None:
+    text = printed(read([study(tmp_path)]))
+    rows = [line.split() for line in text.splitlines() if line.startswith("digits")]
+    assert [row[2:7] for row in rows] == [
+        ["gradual/annealed", "sgd_dropout", "0.25", "2", "1.60"],
+        ["standard", "sgd_dropout", "0.5", "3", "2.50"],
+        ["none", "sgd_dropout", "0", "1", "4.00"],
+    ]
+    assert "9 runs: 6 done, 1 failed, 1 interrupted, 1 unreadable" in text
 
 
-def test_exact_text_on_a_terminal(tmp_path: Path) -> None:
-    text = printed(read([study(tmp_path)]), terminal=True)
-    assert "\n".join(line.rstrip() for line in text.split("\n")) == TERMINAL
+@pytest.mark.parametrize("width", [80, 120, 200])
+@pytest.mark.parametrize("terminal", [False, True])
+def test_no_line_is_wider_than_the_console(tmp_path: Path, width: int, terminal: bool) -> None:
+    text = printed(read([study(tmp_path)]), width, terminal=terminal)
+    assert max(len(line) for line in text.splitlines()) <= width
+    assert ("not shown at this width" in text) == (width < 200)
+    for word in ("1.60", "2.50", "4.00", "baseline", "cannot"):
+        assert word in text
 
 
 def test_mean_and_sample_deviation_by_hand(tmp_path: Path) -> None:
     # 1, 2, 4, 5: mean 3; squares 4, 1, 1, 4 add up to 10; 10 / 3 has the root 1.8257
-    rows = compare(
+    groups = gather(
         records(tmp_path, *(result(seed, error) for seed, error in enumerate((1.0, 2.0, 4.0, 5.0)))), "test.error"
     )
-    assert len(rows) == 1
-    assert rows[0].mean == 3
-    assert rows[0].deviation == pytest.approx(math.sqrt(10 / 3), rel=1e-15)
-    assert rows[0].partner == 3.5
-    assert rows[0].seconds == 5.5  # 4, 5, 6, 7
+    assert len(groups) == 1
+    assert groups[0].mean == 3
+    assert groups[0].deviation == pytest.approx(math.sqrt(10 / 3), rel=1e-15)
+    assert groups[0].partner == 3.5
 
 
 def test_rows_that_look_alike_are_told_apart(tmp_path: Path) -> None:
@@ -94,14 +75,16 @@ def test_rows_that_look_alike_are_told_apart(tmp_path: Path) -> None:
             result(0, 3.0, group="b" * 8, settings={"optimizer.learning_rate": 0.01, "model.widths": [64, 64]}),
             result(0, 4.0, group="c" * 8, settings={"optimizer.learning_rate": 0.1, "selection.patience": None}),
             result(0, 5.0, strategy="none", rate=0.0),
-        )
+        ),
+        width=400,
     )
-    rows = [line.split(maxsplit=10) for line in text.splitlines() if line.startswith("digits")]
+    rows = [line.split() for line in text.splitlines() if line.startswith("digits")]
+    also = [" ".join(word for word in row if "=" in word) for row in rows]
     assert rows[0][5] == "2"
-    assert rows[0][10:] == ["model.widths=[64,64] optimizer.learning_rate=0.1 selection.patience=absent"]
-    assert rows[1][10:] == ["model.widths=[64,64] optimizer.learning_rate=0.01 selection.patience=absent"]
-    assert rows[2][10:] == ["model.widths=[256,256] optimizer.learning_rate=0.1 selection.patience=null"]
-    assert rows[3][10:] == []
+    assert also[:1] == ["model.widths=[64,64] optimizer.learning_rate=0.1 selection.patience=absent"]
+    assert also[1:2] == ["model.widths=[64,64] optimizer.learning_rate=0.01 selection.patience=absent"]
+    assert also[2:3] == ["model.widths=[256,256] optimizer.learning_rate=0.1 selection.patience=null"]
+    assert also[3:4] == [""]
 
 
 def test_alike_without_a_known_difference_shows_the_group(tmp_path: Path) -> None:
@@ -111,7 +94,7 @@ def test_alike_without_a_known_difference_shows_the_group(tmp_path: Path) -> Non
 
 
 def test_sorted_by_dataset_and_model_then_mean(tmp_path: Path) -> None:
-    rows = compare(
+    rows = gather(
         records(
             tmp_path,
             result(0, 1.0, dataset="mnist"),
@@ -137,16 +120,16 @@ def test_regression_has_a_table_of_its_own(tmp_path: Path) -> None:
     text = printed(records(tmp_path, result(0, 2.0), adding))
     lines = text.splitlines()
     assert [line.split() for line in lines if line.startswith(("adding", "digits"))] == [
-        ["digits", "mlp", "standard", "sgd_dropout", "0.5", "1", "2.00", "-", "2.50", "4.0"],
-        ["adding", "lstm", "standard", "sgd_dropout", "0.5", "1", "0.2000", "-", "0.2100", "4.0"],
+        ["digits", "mlp", "standard", "sgd_dropout", "0.5", "1", "2.00", "-", "-", "2.50", "4.0"],
+        ["adding", "lstm", "standard", "sgd_dropout", "0.5", "1", "0.2000", "-", "-", "0.2100", "4.0"],
     ]
     assert text.count("rmse") == 2
 
 
 def test_another_figure(tmp_path: Path) -> None:
     text = printed(records(tmp_path, result(0, 2.0)), metric="validation.nll")
-    assert text.splitlines()[0].split() == ["validation", "test"]
-    assert text.splitlines()[2].split()[6:9] == ["0.0900", "-", "0.1000"]
+    assert text.splitlines()[0].split() == ["validation", "95", "%", "CI", "test"]
+    assert text.splitlines()[2].split()[6:10] == ["0.0900", "-", "-", "0.1000"]
 
 
 @pytest.mark.parametrize(
@@ -166,8 +149,8 @@ def test_figures_measured_again(tmp_path: Path, metric: str, head: list[str], fi
     }
     text = printed(records(tmp_path, result(0, 2.0) | more, result(1, 3.0)), metric=metric)
     lines = text.splitlines()
-    assert lines[0].split() == head
-    assert lines[2].split()[5:9] == ["1", *figures]
+    assert [word for word in lines[0].split() if word not in ("95", "%", "CI")] == head
+    assert lines[2].split()[5:10] == ["1", *figures[:2], "-", figures[2]]
     assert f"1 run done without a finite {metric}, left out of the table" in text
 
 
@@ -180,9 +163,7 @@ def test_a_run_recorded_twice_counts_once(tmp_path: Path) -> None:
     write(tmp_path / "first" / "run", result(0, 2.0))
     write(tmp_path / "second" / "run", result(0, 2.0))
     write(tmp_path / "second" / "other", result(1, 3.0))
-    found = read([tmp_path])
-    assert [len(row.runs) for row in compare(found, "test.error")] == [3]  # as given
-    text = printed(found)
+    text = printed(read([tmp_path]))
     assert text.splitlines()[2].split()[5:8] == ["2", "2.50", "0.71"]
     assert "1 run with the settings and the seed of another, counted once" in text
 
@@ -205,9 +186,9 @@ def test_no_name_and_no_number_is_cut_at_any_width(tmp_path: Path, width: int) -
     assert "12.25" in text
     assert "0.123456" in text
     assert "…" not in text
-    start = text.splitlines()[1].index("strategy")
-    lines = text.splitlines()[2:]
-    cell = "".join(line[start:].split("  ")[0] for line in lines[: lines.index("")])
+    table = text.split("\n\n")[0].splitlines()
+    start = table[1].index("strategy")
+    cell = "".join(line[start:].split("  ")[0] for line in table[2:])
     assert cell.startswith(name)
 
 
@@ -230,3 +211,31 @@ def test_markup_and_control_characters_are_shown_not_obeyed(tmp_path: Path) -> N
 )
 def test_figures(value: float | None, name: str, expected: str) -> None:
     assert figure(value, name) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [(0.001, "0.00"), (-0.001, "0.00"), (0.0, "0.00"), (-1.5, "-1.50"), (1.5, "+1.50")]
+)
+def test_a_difference_has_a_sign_unless_it_is_nothing(value: float, expected: str) -> None:
+    assert signed(value, "error") == expected
+
+
+def test_intervals_and_probabilities() -> None:
+    assert interval((1.0, 2.5), "error") == "[1.00, 2.50]"
+    assert interval((-1.0, 2.5), "error", sign=True) == "[-1.00, +2.50]"
+    assert interval(None, "error") == "-"
+    assert [probability(p) for p in (None, 1.0, 0.0625, 0.0005, 0.0004)] == ["-", "1.000", "0.062", "0.001", "<0.001"]
+
+
+def test_the_winner_is_bold_on_a_terminal_and_only_where_it_is_significant(tmp_path: Path) -> None:
+    def bold(errors: list[float], name: str) -> list[str]:
+        runs = [result(seed, 4 + seed / 10, strategy="none", rate=0.0) for seed in range(6)]
+        runs += [result(seed, error, strategy="gradual") for seed, error in enumerate(errors)]
+        file = io.StringIO()
+        out = Console(file=file, width=200, highlight=False, markup=False, force_terminal=True, color_system="standard")
+        print_table(records(tmp_path / name, *runs), out, DEFAULT)
+        lines = [line for line in file.getvalue().splitlines() if "digits" in line]
+        return [line.split("mlp")[0] for line in lines if "\x1b[1m" in line]
+
+    assert len(bold([3.0, 3.1, 3.3, 3.2, 3.4, 3.1], "better")) == 1
+    assert bold([3.0, 5.1, 3.3, 5.2, 3.4, 5.1], "unclear") == []

@@ -22,7 +22,8 @@ from dropbench.config import Run
 from dropbench.errors import UserError
 from dropbench.runs.checkpoint import NAME, steps
 from dropbench.runs.folder import ERROR, RECORD, RESULT, BusyError, RunFolder
-from dropbench.runs.records import PRUNED, read_run
+from dropbench.runs.predictions import read
+from dropbench.runs.records import PREDICTIONS, PRUNED, is_done, read_run
 from dropbench.sweep.local import Local, flat
 from dropbench.sweep.report import Report
 
@@ -158,6 +159,98 @@ def test_rerun_does_not_go_on(tmp_path):
     stopped(some(tmp_path, 2), 4)
     heard = trained(some(tmp_path, 2, "mlp", "rerun=true"))
     assert heard.steps == [1, 2, 3, 4, 5, 6]
+
+
+# ---- predictions
+
+
+KEEP = "save_predictions=true"
+
+
+def wrong(run: Run) -> dict[str, float]:
+    """The error in percent of what is kept, by split."""
+    found = read(run.path)
+    assert found is not None
+    return {name: 100 * (part.outputs.argmax(1) != part.targets).mean() for name, part in found.parts.items()}
+
+
+def test_predictions_lie_beside_the_result_and_agree_with_it(tmp_path):
+    kept, plain = some(tmp_path / "kept", 3, "mlp", KEEP), some(tmp_path / "plain", 3)
+    calm(trained(kept))
+    calm(trained(plain))
+    for run, other in zip(kept, plain, strict=True):
+        assert run.id == other.id  # to keep something is no other run
+        assert outcome(run.path) == outcome(other.path)
+        assert strays(run.path) == [PREDICTIONS]
+        result = json.loads((run.path / RESULT).read_text())
+        assert wrong(run) == pytest.approx({name: result[name]["error"] for name in ("validation", "test")}, abs=1e-12)
+    assert len({(run.path / PREDICTIONS).read_bytes() for run in kept}) == 3
+
+
+@pytest.mark.parametrize("words", [(), ("early_stop=1", "epochs=6", "optimizer.learning_rate=1e-9")])
+def test_a_run_that_is_done_is_evaluated_once_more_for_its_predictions(tmp_path, words):
+    first, asked = some(tmp_path, 3, "mlp", *words), some(tmp_path, 3, "mlp", *words, KEEP)
+    calm(trained(first))
+    before = [outcome(run.path) for run in first]
+    assert all(is_done(run) for run in first)
+    assert not any(is_done(run) for run in asked)
+    heard = trained(asked)
+    calm(heard)
+    assert heard.steps == []  # nothing is trained
+    assert heard.done.keys() == {run.id for run in asked}
+    assert all(is_done(run) for run in asked)
+    assert [outcome(run.path) for run in asked] == before
+    assert len(wrong(asked[0])) == 2
+    assert trained(asked).done == {}
+
+
+def test_one_that_is_done_and_one_that_is_not_keep_their_predictions(tmp_path):
+    calm(trained(some(tmp_path / "parts", 1)))
+    whole, parts = some(tmp_path / "whole", 2, "mlp", KEEP), some(tmp_path / "parts", 2, "mlp", KEEP)
+    calm(trained(whole))
+    calm(trained(parts))
+    for one, other in zip(parts, whole, strict=True):
+        assert outcome(one.path) == outcome(other.path)
+        assert (one.path / PREDICTIONS).read_bytes() == (other.path / PREDICTIONS).read_bytes()
+
+
+def test_a_run_whose_checkpoint_is_gone_is_trained_anew_for_its_predictions(tmp_path):
+    (run,) = some(tmp_path, 1)
+    trained([run])
+    before = outcome(run.path)
+    for path in run.path.glob("checkpoint*"):
+        path.unlink()
+    (asked,) = some(tmp_path, 1, "mlp", KEEP)
+    assert trained([asked]).steps == [1, 2, 3, 4, 5, 6]
+    assert outcome(run.path) == before
+    assert is_done(asked)
+
+
+def test_predictions_of_an_earlier_attempt_do_not_outlive_it(tmp_path):
+    runs = some(tmp_path, 2, "mlp", KEEP)
+    trained(runs)
+    trained(some(tmp_path, 2, "mlp", "rerun=true"))
+    assert [(run.path / PREDICTIONS).exists() for run in runs] == [False, False]
+    trained(runs)
+    (runs[0].path / RESULT).unlink()  # as if it had been interrupted
+    with pytest.raises(runner.Interrupted):
+        trained(some(tmp_path, 2, "mlp", "rerun=true")[:1], None, after(2))
+    assert not (runs[0].path / PREDICTIONS).exists()
+
+
+def test_what_is_not_a_file_counts_as_no_predictions(tmp_path):
+    (run,) = some(tmp_path, 1, "mlp", KEEP)
+    trained([run])
+    (run.path / PREDICTIONS).unlink()
+    (run.path / PREDICTIONS).mkdir()
+    assert not is_done(run)
+    with pytest.raises(UserError, match="is a directory"):
+        trained([run])
+    (run.path / PREDICTIONS).rmdir()
+    (run.path / PREDICTIONS).symlink_to("/proc/1/root/x" if os.getuid() else "nowhere")
+    assert not is_done(run)
+    calm(trained([run]))
+    assert is_done(run)
 
 
 # ---- a run that raises

@@ -18,7 +18,7 @@ from tiny_runs import run_of
 
 from dropbench.config import Run
 from dropbench.runs.folder import CONFIG, ERROR, RECORD, RESULT, RunFolder
-from dropbench.runs.records import PRUNED, read_run
+from dropbench.runs.records import PREDICTIONS, PRUNED, read_run
 from dropbench.sweep.plan import Look, Plan, cut, expected, plan, shapes
 
 #: What a run takes in a stack of so many, when stacks help.
@@ -96,6 +96,20 @@ def test_rerun_does_everything_again(seeds):
     found = plan(runs)
     assert (found.done, found.pruned) == ((), ())
     assert ids(found.todo) == ids(runs)
+
+
+def test_what_is_done_without_the_predictions_that_are_asked_for_is_to_be_done(seeds):
+    runs = bare, kept, fresh = seeds(3, save_predictions=True)
+    done(bare)
+    done(kept)
+    put(kept, PREDICTIONS, b"")
+    found = plan(runs)
+    assert (ids(found.done), ids(found.todo)) == ([kept.id], ids([bare, fresh]))
+    assert found.begun == {bare.id: ""}
+    assert str(found) == "3 runs: 1 done, 0 duplicates, 2 to do"
+    assert ids(plan(seeds(3)).done) == ids([bare, kept])
+    again = plan(seeds(3, save_predictions=True, rerun=True))
+    assert ids(again.todo) == ids(runs)
 
 
 def test_each_run_is_planned_once(seeds):
