@@ -42,9 +42,12 @@ def tell(line: str) -> None:
 
 def setting(value: object) -> str:
     """A config value as one would type it: `0.5`, `[256,256]`, `[input,hidden]`, `null`, `true`, `digits`."""
-    if isinstance(value, list):
-        return f"[{','.join(map(setting, value))}]"
-    return clean(value if isinstance(value, str) else json.dumps(value, separators=(",", ":"), default=str))
+    try:
+        if isinstance(value, list):
+            return f"[{','.join(map(setting, value))}]"
+        return clean(value if isinstance(value, str) else json.dumps(value, separators=(",", ":"), default=str))
+    except RecursionError:  # a file can hold lists in lists without end
+        return "..."
 
 
 def console() -> Console:

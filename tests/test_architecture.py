@@ -388,7 +388,8 @@ def test_nothing_before_a_run_imports_torch():
         "import importlib, sys\n"
         "for name in sys.argv[1:]:\n"
         "    importlib.import_module(name)\n"
-        "    heavy = {'torch', 'torchvision', 'scipy', 'matplotlib', 'tensorboard', 'wandb', 'mlflow'} & set(sys.modules)\n"
+        "    heavy = {'torch', 'torchvision', 'scipy', 'matplotlib', 'tensorboard', 'wandb', 'mlflow'}\n"
+        "    heavy &= set(sys.modules)\n"
         "    assert not heavy, f'{name} imports {heavy}'\n"
     )
     modules = light()

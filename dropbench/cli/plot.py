@@ -26,8 +26,9 @@ KINDS = {
     "gap": "validation loss less train loss over the training",
     "differences": "paired differences to the baseline, with interval and verdict",
     "calibration": "how often predictions of some confidence are right",
+    "profile": "over all data sets and models: the share of runs above each normalised score, a line a strategy (--by)",
 }
-_OF_METRIC = ("curves", "rates", "differences")
+_OF_METRIC = ("curves", "rates", "differences", "profile")
 _FOLDER = Path("outputs", "plots")
 
 
@@ -47,13 +48,17 @@ def run(argv: list[str]) -> int:
 
         plots.check_suffix(path)
         plots.require()
-    tables = _tables(options)
+    if options.by is not None and kind != "profile":
+        raise UserError(f"plot {kind}: --by={options.by}: it is for profile")
+    tables = [] if kind == "profile" else _tables(options)
     if options.terminal:
         from dropbench.compare.sketch import show
 
-        show(_picture(kind, options.metric, _groups(tables)), console())
+        show(_profile(options) if kind == "profile" else _picture(kind, options.metric, _groups(tables)), console())
         return 0
-    if kind == "differences":
+    if kind == "profile":
+        figure = plots.draw(_profile(options))
+    elif kind == "differences":
         figure = plots.differences(_only(tables))
     elif kind == "calibration":
         figure = plots.calibration(_groups(tables))
@@ -72,6 +77,15 @@ def _tables(options: argparse.Namespace) -> list[Comparison]:
 
         how = replace(how, metric=None)
     return compare(records_of(options), how)
+
+
+def _profile(options: argparse.Namespace) -> Picture:
+    from dropbench.compare.across import PROFILE
+    from dropbench.compare.panels import profile
+    from dropbench.compare.scores import across
+
+    found = across(records_of(options), options.by or "strategy", options_of(options))
+    return profile(PROFILE, {row.value: [row.above(level) for level in PROFILE] for row in found.rows})
 
 
 def _groups(tables: Sequence[Comparison]) -> list[Group]:
@@ -108,5 +122,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--out", metavar="FILE", help=f"a .png or .svg (default: {_FOLDER}/KIND.png, which is written over)"
     )
+    parser.add_argument("--by", metavar="KEY", help="of profile: what is compared (default: strategy)")
     parser.add_argument("--terminal", action="store_true", help="show it in the terminal instead; needs no matplotlib")
     return parser

@@ -61,6 +61,7 @@ def _single(composer: Composer, overrides: list[str], quiet: bool, command: list
     if run.config.launcher != "local":
         raise UserError(f"launcher={run.config.launcher}: launches sweeps; add -m, or dropbench sweep")
     run.config.dataset.check(run.config.data_folder)  # before torch is waited for
+    run.config.logger.check()
     return train_one(run, {run.id: composed}, quiet, command, stop)
 
 

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 #: Scores at which the table and the CSV say how many runs are above.
 LEVELS = (0.0, 0.5, 0.9)
-_GRID = tuple(place / 100 for place in range(101))
+#: Those of a performance profile.
+PROFILE = tuple(place / 100 for place in range(101))
 
 
 def show_across(records: Sequence[RunRecord], by: str, options: Options, form: Format) -> None:
@@ -181,7 +182,7 @@ def row_data(row: ScoreRow) -> dict[str, Any]:
         "optimality_gap": row.shortfall,
         "rank": row.rank,
         "improvement": row.improvement,
-        "profile": {"tau": list(_GRID), "share": [row.above(level) for level in _GRID]},
+        "profile": {"tau": list(PROFILE), "share": [row.above(level) for level in PROFILE]},
         "chosen": {
             name: {
                 "setting": dict(choice.told),

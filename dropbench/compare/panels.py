@@ -18,7 +18,7 @@ from dropbench.runs.files import plain
 from dropbench.terminal import setting
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -207,6 +207,23 @@ def schedules(groups: Sequence[Group]) -> Picture:
         notes.add(f"{count(still, 'setting')} without dropout or without a record of it, not shown")
     first = f"line: rate asked for, mean over {{n}}; points: realised; band: {_MEAN}"
     return Picture(tuple(panels), min(3, max(1, len(panels))), notes.told(first), zero=True)
+
+
+def profile(levels: Sequence[float], shares: Mapping[str, Sequence[float]]) -> Picture:
+    """Performance profile over tasks: the share of runs with a score above each level.
+
+    Args:
+        levels: ascending.
+        shares: of each value that is compared, at these levels, in [0, 1].
+
+    Source:
+        Agarwal et al., Deep reinforcement learning at the edge of the statistical precipice, NeurIPS 2021.
+    """
+    x, unknown = np.array(levels), np.full(len(levels), np.nan)
+    lines = [Line(name, x, np.array(share), unknown, unknown) for name, share in list(shares.items())[:LINES]]
+    notes = ["share of the runs over all tasks; 0: the baseline, 1: the best of the task"]
+    notes += [f"{LINES} of {len(shares)} are shown"] if len(shares) > LINES else []
+    return Picture((Panel("all tasks", "normalised score", "share of runs above", tuple(lines)),), 1, tuple(notes), zero=True)
 
 
 def calibrations(groups: Sequence[Group]) -> Picture:

@@ -187,37 +187,6 @@ def differences(table: Comparison) -> Figure:
         return figure
 
 
-def profile(
-    thresholds: Array,
-    shares: Mapping[str, Array],
-    intervals: Mapping[str, tuple[Array, Array]] | None = None,
-    x: str = "normalised score",
-) -> Figure:
-    """Performance profile: the share of runs with a score above each threshold.
-
-    Args:
-        thresholds: ascending, [T].
-        shares: by name, in [0, 1], [T].
-        intervals: by name, the ends of a 95 % interval of the share, each [T]; None: not known.
-        x: what the score is.
-
-    Raises:
-        UserError: matplotlib is not installed, or there is nothing to show.
-
-    Source:
-        Agarwal et al., Deep reinforcement learning at the edge of the statistical precipice, NeurIPS 2021.
-    """
-    nothing = np.full(len(thresholds), np.nan)
-    lines = [
-        panels.Line(label, thresholds, share, *(intervals or {}).get(label, (nothing, nothing)))
-        for label, share in list(shares.items())[: panels.LINES]
-    ]
-    notes = ["share of runs over all tasks" + ("; band: 95 % interval" if intervals else "")]
-    notes += [f"{panels.LINES} of {len(shares)} are shown"] if len(shares) > panels.LINES else []
-    panel = panels.Panel("", x, "share of runs above", tuple(lines))
-    return draw(panels.Picture((panel,), 1, tuple(notes), zero=True))
-
-
 def draw(picture: Picture) -> Figure:
     """The figure of a picture.
 

@@ -12,7 +12,6 @@ anything about the file is in doubt, it is as if it were not there, and a folder
 from __future__ import annotations
 
 import json
-import marshal
 import os
 import zlib
 from contextlib import suppress
@@ -132,7 +131,7 @@ class Index:
         self.folder, self.device = Path(folder), device
         self._known = _load(f"{folder}/{NAME}") if there else {}
         self._kept: list[tuple[str, _Kind, bytes]] = []
-        self._kinds: dict[bytes, _Kind] = {}
+        self._kinds: dict[tuple[object, ...], _Kind] = {}
         self._new = 0
 
     def get(self, entry: os.DirEntry[str]) -> tuple[tuple[int, int], RunRecord] | None:
@@ -177,31 +176,25 @@ class Index:
         if max(files[1], files[2], files[5], files[6]) > now - SETTLED:
             return
         own = has_seed(record.settings, record.seed)
-        layout = {
-            "figures": {split: [*figures] for split, figures in record.figures.items()},
-            "rates": {site: [*rates] for site, rates in record.rates.items()},
-            "seconds": [*record.seconds],
-            "sizes": [*record.sizes],
-        }
+        groups = (*record.figures.values(), *record.rates.values(), record.seconds, record.sizes)
+        numbers = [*chain.from_iterable(group.values() for group in groups)]
         first = (record.seed, record.rate, record.epoch)
-        numbers = [
-            *chain.from_iterable(figures.values() for figures in record.figures.values()),
-            *chain.from_iterable(rates.values() for rates in record.rates.values()),
-            *record.seconds.values(),
-            *record.sizes.values(),
-        ]
-        shared = (
-            (record.state, record.study, record.group, record.task, record.rule),
-            dict(record.choices),
-            dict(record.stamp),
-            {**record.settings, "seed": None} if own else dict(record.settings),
-            own,
-            layout,
-            "".join(_TYPES[type(number)] for number in (*first, *numbers)),
-        )
-        key = marshal.dumps(shared, 2)
+        types = "".join([_TYPES[type(number)] for number in (*first, *numbers)])
+        about = (record.state, record.study, record.group, record.task, record.rule)
+        settings = {**record.settings, "seed": None} if own else dict(record.settings)
+        # Where these are the same, so is all that the kind holds: values in common are there once, see `records`.
+        shared = (id(record.choices), id(record.stamp), *settings, *map(id, settings.values()))
+        names = (*record.figures, *record.rates, *map(tuple, groups))
+        key = (about, types, own, len(record.figures), names, shared)
         if (kind := self._kinds.get(key)) is None:
-            kind = self._kinds[key] = _Kind(*shared)
+            layout = {
+                "figures": {split: [*figures] for split, figures in record.figures.items()},
+                "rates": {site: [*rates] for site, rates in record.rates.items()},
+                "seconds": [*record.seconds],
+                "sizes": [*record.sizes],
+            }
+            # It holds what it was found by, lest another value come to have the id.
+            kind = self._kinds[key] = _Kind(about, record.choices, record.stamp, settings, own, layout, types)
         with suppress(error):  # an integer too large for a row
             packed = kind.row.pack(*files, *(number for number in first if number is not None), *numbers)
             self._kept.append((record.path.name, kind, packed))

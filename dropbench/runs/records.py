@@ -9,7 +9,6 @@ from __future__ import annotations
 import fcntl
 import gc
 import json
-import marshal
 import os
 import stat
 import time
@@ -290,12 +289,13 @@ class _Shared:
     """What many runs have in common, each once in memory."""
 
     def __init__(self) -> None:
-        self._known: dict[bytes, dict[str, Any]] = {}
+        self._known: dict[tuple[object, ...], dict[str, Any]] = {}
 
     def one(self, value: dict[str, Any]) -> dict[str, Any]:
         """The first value that was given and has the same content, down to the types."""
-        # By its bytes, for to a dict 1, 1.0 and True are equal. From version 3 on they depend on who else holds it.
-        return self._known.setdefault(marshal.dumps(value, 2), value)
+        values = value.values()  # as keys, 1, 1.0 and True are equal, and so are 0.0 and -0.0
+        key = (*value, *map(type, values), *(repr(v) if not v or type(v) in (list, dict) else v for v in values))
+        return self._known.setdefault(key, value)
 
     def settings(self, settings: dict[str, Any], seed: int | None) -> dict[str, Any]:
         """The settings of a run; what all seeds share is there once."""
@@ -459,4 +459,8 @@ def _number(value: object) -> float | None:
 
 
 def _numbers(data: dict[str, Any]) -> dict[str, float]:
-    return {intern(key): value for key, value in data.items() if _number(value) is not None}
+    return {  # the condition of `_number`, which 10,000 times 40 calls would make slow
+        intern(key): value
+        for key, value in data.items()
+        if (type(value) is float or type(value) is int) and -1e100 < value < 1e100
+    }

@@ -8,6 +8,7 @@ from dropbench.loggers import Log, Point, Subject
 from dropbench.runs.files import lines
 from dropbench.runs.folder import METRICS
 from dropbench.runs.records import MEASURED
+from dropbench.terminal import clean
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -64,7 +65,7 @@ class RunLog:
                 act(self._log)
         except Exception as error:  # of a library, of a disk: not ours to foresee
             self._over, self._log = True, None
-            reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            reason = clean(" ".join(f"{type(error).__name__}: {error}".split())[:300])
             self.warn(f"{self.run.path}: logger={logger.kind()} failed and logs no more of this run: {reason}")
 
     def _past(self) -> Iterator[Point]:

@@ -103,7 +103,7 @@ def test_train_and_sweep_get_their_arguments_untouched(verb: Callable[..., None]
         (["runs", "lss"], "runs lss: known: ls, show, rm; nearest: ls"),
         (
             ["list", "stratgy"],
-            "list stratgy: known: strategies, models, datasets, optimizers, experiments; nearest: strategies",
+            "list stratgy: known: strategies, models, datasets, optimizers, loggers, experiments; nearest: strategies",
         ),
         (
             ["list", "--format", "jsn"],

@@ -77,7 +77,7 @@ def test_in_the_terminal_it_needs_no_matplotlib(place: Path, kind: str) -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False, cwd=place)
     assert done.returncode == 0, done.stderr
-    assert "digits, mlp" in done.stdout.decode() or kind == "schedule"
+    assert "digits, mlp" in done.stdout.decode() or kind in ("schedule", "profile")
     assert not (place / "outputs" / "plots").exists()
 
 
@@ -126,7 +126,7 @@ def test_a_metric_of_rates_is_one_of_the_results(place: Path, capsys: pytest.Cap
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["kurves"], "plot kurves: known: curves, rates, schedule, gap, differences, calibration; nearest: curves"),
+        (["kurves"], "plot kurves: known: curves, rates, schedule, gap, differences, calibration, profile; nearest: curves"),
         (["curves", "--out", "x.jpg"], "--out=x.jpg: .jpg; allowed: .png, .svg"),
         (["curves", "--out", "x"], "--out=x: no suffix; allowed: .png, .svg"),
         (["gap", "--metric", "test.nll"], "plot gap: --metric=test.nll: it is for curves, rates, differences"),

@@ -19,7 +19,7 @@ from scipy import stats
 
 from dropbench.compare import panels
 from dropbench.compare.groups import Group, gather
-from dropbench.compare.panels import Line, Panel, window
+from dropbench.compare.panels import Line, Panel, profile, window
 from dropbench.errors import UserError
 from dropbench.runs.files import line
 from dropbench.runs.records import read
@@ -341,12 +341,13 @@ def test_nothing_to_show_says_why(tmp_path: Path) -> None:
 
 
 def test_profile(tmp_path: Path) -> None:
-    x = np.linspace(0, 1, 11)
-    shares = {f"s{number}": 1 - x for number in range(9)}
-    plots.save(plots.profile(x, shares), tmp_path / "profile.svg")
-    assert "share of runs over all tasks</text>" in plots.svg(plots.profile(x, shares), "p")
-    text = plots.svg(plots.profile(x, shares, {"s0": (0.9 - x, 1.1 - x)}), "p")
-    assert "band: 95 % interval</text>" in text
+    levels = [place / 10 for place in range(11)]
+    picture = profile(levels, {f"s{number}": [1 - level for level in levels] for number in range(9)})
+    assert [line.label for line in picture.panels[0].lines] == [f"s{number}" for number in range(7)]
+    assert picture.panels[0].lines[0].y[3] == 0.7
+    plots.save(plots.draw(picture), tmp_path / "profile.svg")
+    text = (tmp_path / "profile.svg").read_text()
+    assert "share of the runs over all tasks" in text
     assert "7 of 9 are shown" in text
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,9 +49,14 @@ def _plain(value: Any) -> object:
 
 
 def of_wandb(study: Path, run: str) -> Kept:
-    """The one file that is of this run."""
-    (found,) = [kept for path in study.glob(".wandb/*run-*/*.wandb") if (kept := _wandb(path))[0] == run]
-    return found[1]
+    """The one file that is of this run, when it is closed: the library closes it from another process."""
+    for _ in range(600):
+        found = [kept for path in study.glob(".wandb/*run-*/*.wandb") if (kept := _wandb(path))[0] == run]
+        if found and all(kept.end for _, kept in found):
+            break
+        time.sleep(0.05)
+    ((_, kept),) = found
+    return kept
 
 
 def _wandb(path: Path) -> tuple[str, Kept]:

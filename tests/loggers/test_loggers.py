@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from textwrap import dedent
 from typing import Any
 
@@ -36,6 +39,7 @@ from dropbench.sweep.report import Report
 #: Libraries that warn of what they do themselves.
 LOUD = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
 KINDS = [pytest.param(kind, marks=LOUD) for kind in READERS]
+NONE = Point(0, {})
 PACKAGES = {"tensorboard": ("tensorboard",), "wandb": ("wandb",), "mlflow": ("mlflow", "sqlalchemy", "alembic")}
 
 
@@ -56,7 +60,20 @@ def there(kind: str) -> None:
 
 
 def some(root: Path, count: int, *words: str) -> list[Run]:
-    return [run_of(root, "mlp", f"seed={seed}", *words) for seed in range(count)]
+    runs = [run_of(root, "mlp", f"seed={seed}", *words) for seed in range(count)]
+    if "logger=mlflow" in words:
+        store = runs[0].path.parent / ".mlflow"
+        store.mkdir(parents=True)
+        (store / "mlflow.db").write_bytes(database())
+    return runs
+
+
+@cache
+def database() -> bytes:
+    """A database of MLflow with nothing of ours in it: one takes seconds to make."""
+    with TemporaryDirectory() as folder:
+        find(Logger, "mlflow", "logger")().open(Subject("x", "elsewhere", {}, {}), Path(folder), []).close("done", NONE)
+        return (Path(folder) / "mlflow.db").read_bytes()
 
 
 def trained(runs: list[Run], interrupted: Any = never, until: int | None = None) -> Report:
@@ -146,12 +163,10 @@ def test_a_figure_that_is_not_finite_is_left_out(tmp_path, monkeypatch):
     """As in JSON it is null."""
     heard = Heard.instead(monkeypatch)
     (run,) = some(tmp_path, 1)
-    original = RunFolder.metrics
-    monkeypatch.setattr(RunFolder, "metrics", lambda folder, record: original(folder, record))
-    nets = runner.Nets.measure
+    measure = runner.Nets.measure
 
     def measured(*args: Any, **options: Any) -> Any:
-        figures = nets(*args, **options)
+        figures = measure(*args, **options)
         return {**figures, "ece": [float("nan")], "nll": [float("inf")]}
 
     monkeypatch.setattr(runner.Nets, "measure", measured)
@@ -215,7 +230,7 @@ def test_points_ahead_of_the_checkpoint_are_not_doubled(tmp_path, kind, monkeypa
 def test_a_run_that_is_trained_anew_replaces_its_log(tmp_path, kind):
     there(kind)
     trained(some(tmp_path, 1, f"logger={kind}"))
-    (again,) = some(tmp_path, 1, f"logger={kind}", "rerun=true")
+    again = run_of(tmp_path, "mlp", "seed=0", f"logger={kind}", "rerun=true")
     trained([again])
     assert check_history(kind, again).end == "done"
 
@@ -281,10 +296,8 @@ def test_a_log_that_raises_is_told_once_and_given_up(tmp_path, monkeypatch, rais
     trained(calm)
     heard = Heard.instead(monkeypatch, raises)
     report = trained(runs)
-    assert report.warnings == [
-        f"{run.path}: logger=none failed and logs no more of this run: OSError: [Errno 28] No space left on device \x1b[31m"
-        for run in runs
-    ]
+    said = "logger=none failed and logs no more of this run: OSError: [Errno 28] No space left on device"
+    assert report.warnings == [rf"{run.path}: {said} \x1b[31m" for run in runs]
     assert (report.failures, report.crashed) == ({}, False)
     assert [what for what, _ in heard.told].count(raises) == 2
     for run, other in zip(runs, calm, strict=True):
@@ -295,6 +308,7 @@ def test_a_log_that_raises_is_told_once_and_given_up(tmp_path, monkeypatch, rais
 def test_a_store_that_cannot_be_made_costs_the_log_alone(tmp_path, kind):
     there(kind)
     (run,) = some(tmp_path, 1, f"logger={kind}")
+    shutil.rmtree(run.path.parent, ignore_errors=True)
     run.path.parent.mkdir()
     (run.path.parent / f".{kind}").write_text("in the way")
     report = trained([run])
@@ -358,7 +372,7 @@ def test_a_folder_that_a_library_left_is_no_library(tmp_path, monkeypatch):
 
     (tmp_path / "left_by_a_library").mkdir()
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(UserError, match="needs the package left_by_a_library: pip install left_by_a_library$"):
+    with pytest.raises(UserError, match=r"needs the package left_by_a_library: pip install left_by_a_library$"):
         Mine().check()
 
 
@@ -379,7 +393,10 @@ def test_the_loggers_are_found_and_none_is_the_choice_of_who_says_nothing():
     ("words", "line"),
     [
         ("logger=tensorbord", "logger=tensorbord: there is no such logger; known: mlflow, none, tensorboard, wandb; "),
-        ("logger.kind=wandbe", "logger.kind=wandbe: there is no such logger; known: mlflow, none, tensorboard, wandb; "),
+        (
+            "logger.kind=wandbe",
+            "logger.kind=wandbe: there is no such logger; known: mlflow, none, tensorboard, wandb; ",
+        ),
         ("logger.project=x", "unknown key logger.project=x"),
     ],
 )

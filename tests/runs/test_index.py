@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "compare"))
 from recorded import result, write
 
 from dropbench.runs import index, records
-from dropbench.runs.records import RunRecord, read
+from dropbench.runs.records import RunRecord, read, read_run
 
 FACTS = {
     "versions": {"dropbench": "0.3.0", "torch": "2.13.0+cpu"},
@@ -85,6 +85,8 @@ ODD: dict[str, dict[str, Any]] = {
     "no-figures": {"train": None, "seconds": None, "rates": {"input": {}, "x": []}},
     "settings": {"settings": {"a": 1, "b": [1.0, None, {"c": "\ud800"}], "d": True}},
     "true-for-one": {"settings": {"a": True, "b": [1, None, {"c": "\ud800"}], "d": 1}},
+    "zero": {"settings": {"a": 0.0, "b": False, "d": ""}},
+    "minus-zero": {"settings": {"a": -0.0, "b": 0, "d": []}},
     "other-seed": {"settings": {"seed": 9}},
     "float-seed": {"settings": {"seed": 0.0}},
     "no-seed-in-settings": {"settings": {"seed": None}},
@@ -104,6 +106,7 @@ def test_every_kind_of_record_comes_back_as_it_was(tmp_path: Path, always: None,
     (run(study / "no-record") / "record.json").unlink()
     (run(study / "torn-record") / "record.json").write_text("{")
     first = same(tmp_path)
+    assert repr(first) == repr([read_run(record.path) for record in first])  # what is shared was the same
     opened.clear()
     assert repr(read([tmp_path])) == repr(first)
     # Not remembered: an integer of more than 64 bits, and what takes its study from the name of the folder.
