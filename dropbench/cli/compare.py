@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from dropbench.compare.rows import Comparison
     from dropbench.compare.table import Sheet
 
+
 def run(argv: list[str]) -> int:
     """See the module."""
     options = _parser().parse_args(argv)

@@ -223,7 +223,9 @@ def profile(levels: Sequence[float], shares: Mapping[str, Sequence[float]]) -> P
     lines = [Line(name, x, np.array(share), unknown, unknown) for name, share in list(shares.items())[:LINES]]
     notes = ["share of the runs over all tasks; 0: the baseline, 1: the best of the task"]
     notes += [f"{LINES} of {len(shares)} are shown"] if len(shares) > LINES else []
-    return Picture((Panel("all tasks", "normalised score", "share of runs above", tuple(lines)),), 1, tuple(notes), zero=True)
+    return Picture(
+        (Panel("all tasks", "normalised score", "share of runs above", tuple(lines)),), 1, tuple(notes), zero=True
+    )
 
 
 def calibrations(groups: Sequence[Group]) -> Picture:

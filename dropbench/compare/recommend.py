@@ -319,7 +319,7 @@ def _advise(task: Task, groups: Sequence[Group], allow: Collection[str], notes: 
         pairs.append(values)
     several = [at for at, values in enumerate(pairs) if values]
     found = dict(zip(several, differences([pairs[at] for at in several]), strict=True))
-    tested = [at for at in several if smallest_p(found[at].n) * len(several) <= LEVEL]
+    tested = [at for at in several if smallest_p(found[at].n, len(several)) * len(several) <= LEVEL]
     adjusted = dict(zip(tested, holm([found[at].p for at in tested]), strict=True))
     for at, difference in found.items():
         each = replace(tried[at], difference=difference)

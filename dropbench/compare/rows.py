@@ -125,8 +125,11 @@ class Row:
     @cached_property
     def improvement_ci95(self) -> tuple[float, float] | None:
         """Of that probability, by bootstrap over seeds."""
-        sides = self._sides()
-        return None if sides is None else improvement_interval(*sides)
+        sides, base = self._sides(), self.baseline.group
+        if sides is None or base is None:
+            return None
+        whole = not self.group.failed and not base.failed
+        return improvement_interval(*sides, paired=whole and [r.seed for r in self.runs] == [r.seed for r in base.runs])
 
     def _sides(self) -> tuple[list[float], list[float]] | None:
         if self.baseline.group is None or self.difference is None:

@@ -88,7 +88,7 @@ def sheet(comparison: Comparison) -> Sheet:
             Column("p", number=True, drop=5),
             Column("p\n(Holm)", number=True),
             Column("P\n(better)", number=True, drop=4),
-            Column("verdict", fold=18),
+            Column("verdict", fold=14),
         ]
     columns += [
         Column(f"{beside}\n{title(name)}", number=True, drop=3),

@@ -126,7 +126,10 @@ def test_a_metric_of_rates_is_one_of_the_results(place: Path, capsys: pytest.Cap
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["kurves"], "plot kurves: known: curves, rates, schedule, gap, differences, calibration, profile; nearest: curves"),
+        (
+            ["kurves"],
+            "plot kurves: known: curves, rates, schedule, gap, differences, calibration, profile; nearest: curves",
+        ),
         (["curves", "--out", "x.jpg"], "--out=x.jpg: .jpg; allowed: .png, .svg"),
         (["curves", "--out", "x"], "--out=x: no suffix; allowed: .png, .svg"),
         (["gap", "--metric", "test.nll"], "plot gap: --metric=test.nll: it is for curves, rates, differences"),

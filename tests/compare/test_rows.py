@@ -114,7 +114,9 @@ def test_a_real_difference_within_delta_is_equal(tmp_path: Path) -> None:
 def test_failed_runs_are_counted_and_lose_every_comparison(tmp_path: Path) -> None:
     found = row(table(tmp_path, *sweep({"none": BASE, "gradual": [*SIX[:5], math.nan]})), "gradual")
     assert (len(found.runs), len(found.group.failed), len(found.seeds)) == (5, 1, 5)
-    assert found.improvement == pytest.approx(29 / 36)  # 5 x 6 comparisons of which 4.1 > 4.0 is lost, and the 6 of the failed run
+    assert found.improvement == pytest.approx(
+        29 / 36
+    )  # 5 x 6 comparisons of which 4.1 > 4.0 is lost, and the 6 of the failed run
     assert found.told(None).endswith(", 1 of 6 failed")
 
 

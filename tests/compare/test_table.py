@@ -17,6 +17,7 @@ from dropbench.compare.table import interval, print_table, probability, signed
 from dropbench.errors import UserError
 from dropbench.runs.records import RunRecord, read
 
+
 def printed(
     records: list[RunRecord], width: int = 200, options: Options = DEFAULT, terminal: bool = False, metric: str = ""
 ) -> str:

@@ -84,9 +84,10 @@ ODD: dict[str, dict[str, Any]] = {
     "more-figures": {"test_mc": {"error": 1.5}, "validation_pruned": {}},
     "no-figures": {"train": None, "seconds": None, "rates": {"input": {}, "x": []}},
     "settings": {"settings": {"a": 1, "b": [1.0, None, {"c": "\ud800"}], "d": True}},
-    "true-for-one": {"settings": {"a": True, "b": [1, None, {"c": "\ud800"}], "d": 1}},
+    "true-for-one": {"settings": {"a": True, "b": [1.0, None, {"c": "\ud800"}], "d": 1}},
+    "list-of-ones": {"settings": {"a": 1, "b": [1, None, {"c": "\ud800"}], "d": True}},
     "zero": {"settings": {"a": 0.0, "b": False, "d": ""}},
-    "minus-zero": {"settings": {"a": -0.0, "b": 0, "d": []}},
+    "minus-zero": {"settings": {"a": -0.0, "b": False, "d": ""}},
     "other-seed": {"settings": {"seed": 9}},
     "float-seed": {"settings": {"seed": 0.0}},
     "no-seed-in-settings": {"settings": {"seed": None}},
@@ -229,7 +230,7 @@ def damaged(content: bytes) -> Iterator[bytes]:
     yield sealed(header, b"\xff" * len(rows))
     data = json.loads(header)
     nan = bytes(6) + b"\xf8\x7f"
-    yield sealed(header, rows[:-8] + nan)
+    yield sealed(header, rows[:72] + nan + rows[80:])  # the rate of the first run
     for number in range(len(data["parts"])):
         for value in (None, [], {}, 7, "x", ["x"], {"x": 1}, {"x": {"y": 1}}, ["done"] * 5, [[]] * 5, True):
             if value != data["parts"][number]:
@@ -263,6 +264,8 @@ def test_an_index_in_which_anything_may_be(tmp_path: Path, always: None, monkeyp
             numbers = [value for part in record.figures.values() for value in part.values()]
             assert all(abs(value) < 1e100 for value in (*numbers, *record.sizes.values(), *record.seconds.values()))
             assert type(record.seed) is int
+            assert record.rate is not None
+            assert abs(record.rate) < 1e100
             assert repr(hash((record.group, record.task, record.rule, record.study)))
     assert tried > 100
 
