@@ -115,11 +115,7 @@ def show_table(
 
     What then is still too wide is printed wider than the console. Rows at the places `bold` are bold.
     """
-    from rich.box import SIMPLE_HEAD
     from rich.cells import cell_len
-    from rich.segment import Segments
-    from rich.table import Table
-    from rich.text import Text
 
     cells = [[clean(cell) for cell in row] for row in rows]
     heads = [max(cell_len(line) for line in column.header.split("\n")) for column in columns]
@@ -136,32 +132,74 @@ def show_table(
             break
         shown.remove(i)
         dropped.append(columns[i])
+    folded = excess(widths) > 0
     while excess(widths) > 0:  # fold the widest column of text
         foldable = [i for i in shown if not columns[i].number and widths[i] > max(heads[i], _TEXT_FLOOR)]
         if not foldable:
             break
         widths[max(foldable, key=lambda i: widths[i])] -= 1
 
+    if not folded and not out.is_terminal:
+        _plain_table([columns[i] for i in shown], [[row[i] for i in shown] for row in cells], out)
+    else:
+        _rich_table(
+            [columns[i] for i in shown],
+            [widths[i] for i in shown],
+            [[row[i] for i in shown] for row in cells],
+            out,
+            bold,
+        )
+    return dropped
+
+
+def _plain_table(columns: Sequence[Column], rows: Sequence[Sequence[str]], out: Console) -> None:
+    """Prints a table for a pipe or a file, ten times as fast as rich lays one out."""
+    from rich.cells import cell_len
+    from rich.text import Text
+
+    heads = [[clean(part) for part in column.header.split("\n")] for column in columns]
+    height = max(map(len, heads))
+    heads = [[""] * (height - len(head)) + head for head in heads]
+    lines = [*zip(*heads, strict=True), *rows]
+    lengths = [[cell_len(cell) for cell in line] for line in lines]
+    widths = [max(column) for column in zip(*lengths, strict=True)]
+    text = []
+    for line, taken in zip(lines, lengths, strict=True):
+        padded = [
+            " " * (width - length) + cell if column.number else cell + " " * (width - length)
+            for column, cell, width, length in zip(columns, line, widths, taken, strict=True)
+        ]
+        text.append((" " * _GAP).join(padded).rstrip())
+    out.print(Text("\n".join(text)), soft_wrap=True)
+
+
+def _rich_table(
+    columns: Sequence[Column], widths: Sequence[int], rows: Sequence[Sequence[str]], out: Console, bold: Container[int]
+) -> None:
+    """Prints a table on a terminal, or one in which text is folded."""
+    from rich.box import SIMPLE_HEAD
+    from rich.segment import Segments
+    from rich.table import Table
+    from rich.text import Text
+
     # A divider of the box is one of the two blanks between columns.
     box, blanks = (SIMPLE_HEAD, _GAP - 1) if out.is_terminal else (None, _GAP)
     table = Table(box=box, show_edge=False, pad_edge=False, padding=(0, blanks, 0, 0), header_style="bold")
-    for i in shown:
-        number = columns[i].number
+    for column, width in zip(columns, widths, strict=True):
         table.add_column(
-            Text(columns[i].header),
-            justify="right" if number else "left",
+            Text(column.header),
+            justify="right" if column.number else "left",
             vertical="top",
-            width=widths[i],
-            no_wrap=number,
+            width=width,
+            no_wrap=column.number,
             overflow="fold",
         )
-    for place, row in enumerate(cells):
-        table.add_row(*(Text(row[i]) for i in shown), style="bold" if place in bold else None)
-    total = sum(widths[i] + _GAP for i in shown)
+    for place, row in enumerate(rows):
+        table.add_row(*map(Text, row), style="bold" if place in bold else None)
+    total = sum(width + _GAP for width in widths)
     segments = list(out.render(table, out.options.update_width(max(total, 1))))
     if out.is_terminal:
         out.print(Segments(segments), soft_wrap=True, end="")
     else:
         for line in "".join(segment.text for segment in segments).splitlines():
             say(line.rstrip(), out)
-    return dropped

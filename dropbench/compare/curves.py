@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dropbench.compare.statistics import t_quantile
 from dropbench.runs.files import plain, unsealed
 
 if TYPE_CHECKING:
@@ -147,9 +148,7 @@ def interval(values: Array) -> tuple[Array, Array]:
     mean = values.mean(0)
     if count < 2:
         return mean, np.full_like(mean, np.nan)
-    from scipy.special import stdtrit  # takes 0.15 s to load
-
-    return mean, stdtrit(count - 1, 0.975) * values.std(0, ddof=1) / np.sqrt(count)
+    return mean, t_quantile(count - 1, 0.975) * values.std(0, ddof=1) / np.sqrt(count)
 
 
 def reached(curve: Curve, name: str, target: float) -> tuple[int, float] | None:

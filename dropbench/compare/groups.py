@@ -107,12 +107,14 @@ def gather(
     done: dict[tuple[object, ...], dict[int, tuple[RunRecord, float]]] = defaultdict(dict)
     failed: dict[tuple[object, ...], dict[int, RunRecord]] = defaultdict(dict)
     for record in records:
-        if record.seed is None or not record.group or any(name not in record.choices for name in CHOICES):
+        if record.state not in ("done", "failed") or record.seed is None or not record.group:
+            continue
+        if record.state == "failed" and any(name not in record.choices for name in CHOICES):
             continue
         key: tuple[object, ...] = (record.group, record.rate, *(record.choices[name] for name in CHOICES))
         if record.state == "failed":
             failed[key].setdefault(record.seed, record)
-        elif record.state == "done" and (figure := value(record)) is not None:
+        elif (figure := value(record)) is not None:
             done[key].setdefault(record.seed, (record, figure))
     groups = []
     for each in dict.fromkeys((*done, *failed)):

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from dropbench.compare.groups import Group
     from dropbench.compare.rows import Comparison, Row
     from dropbench.runs.predictions import Part
+    from dropbench.runs.records import RunRecord
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ def items_sheet(comparison: Comparison) -> Sheet | None:
     split, _, name = comparison.metric.partition(".")
     if split not in ("test", "test_mc") or name not in ("error", "rmse"):
         return None
-    kept = [row for row in comparison.rows if any((run.path / PREDICTIONS).exists() for run in row.runs)]
+    kept = [row for row in comparison.rows if any((run.path / PREDICTIONS).exists() for run in _ends(row))]
     found = {id(row.group): each for row in kept if (each := items(row.group, split)) is not None}
     if not found:
         return None
@@ -164,6 +165,11 @@ def items_sheet(comparison: Comparison) -> Sheet | None:
     if odd:
         captions.append(f"{odd} run{'s' * (odd != 1)} with predictions of other items left out")
     return Sheet(tuple(columns), tuple(map(tuple, cells)), frozenset(), tuple(captions))
+
+
+def _ends(row: Row) -> tuple[RunRecord, ...]:
+    """The first and the last run of a row: to look at thousands would take long, and they are alike."""
+    return (row.runs[0], row.runs[-1]) if row.runs else ()
 
 
 def _cells(row: Row, found: dict[int, Items], name: str, classes: bool) -> list[str]:

@@ -1,7 +1,7 @@
 """The statistics of comparisons: numbers in, numbers out.
 
-The unit is a training run; differences are paired by seed. Only what is needed for every table is imported at once: the
-distributions come from `scipy.special`, on which those of `scipy.stats` rest and which loads four times as fast.
+The unit is a training run; differences are paired by seed. What every table needs loads no scipy, which would take as
+long as the table of 10,000 runs; that it equals `scipy.stats` is tested.
 `docs/statistics.md` says how they decide, and what they hold in simulations.
 """
 
@@ -11,6 +11,7 @@ import math
 from collections import defaultdict
 from dataclasses import dataclass
 from functools import lru_cache
+from statistics import NormalDist
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
@@ -91,7 +92,7 @@ def mean_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, 
     scaled = [value / scale for value in values]
     mean = math.fsum(scaled) / n
     deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in scaled) / (n - 1))
-    half = _t_quantile(n - 1, (1 + level) / 2) * deviation / math.sqrt(n)
+    half = t_quantile(n - 1, (1 + level) / 2) * deviation / math.sqrt(n)
     return (mean - half) * scale, (mean + half) * scale
 
 
@@ -369,33 +370,12 @@ def improvement_interval(
     return _middle(np.concatenate(found))
 
 
-def power(d: float, n: int, level: float) -> float:
-    """Probability that the two-sided paired t test at a level finds an effect.
-
-    P(|T| > t(1 - level / 2, n - 1)), T noncentral t with n - 1 degrees of freedom and noncentrality d sqrt(n); T^2 is
-    noncentral F.
-
-    Args:
-        d: mean difference over the deviation of differences.
-        n: pairs, at least 2.
-        level: of the test.
-
-    Source:
-        Cohen, "Statistical power analysis for the behavioral sciences", 1988.
-    """
-    from scipy.special import chdtr, ncfdtr
-
-    bound, shift = _t_quantile(n - 1, 1 - level / 2), abs(d) * math.sqrt(n)
-    if shift > 30:  # ncfdtr fails soon; the normal numerator of T is nearly constant, its denominator is left
-        return float(chdtr(n - 1, (n - 1) * min(shift / bound, 1e9) ** 2))
-    return float(1 - ncfdtr(1, n - 1, shift**2, bound**2))
-
-
 def more_seeds(difference: Difference, comparisons: int, chance: float = 0.8, level: float = 0.05) -> int | None:
-    """How many more pairs would probably show a difference, if the true one is as observed.
+    """About how many more pairs would probably show a difference, if the true one is as observed.
 
-    The fewest with power `chance` at the strictest level of Holm's procedure, level / comparisons, and enough for the
-    sign-flip test to reach that level at all.
+    As many pairs in all as a t test needs for the power `chance` at the strictest level a of Holm's procedure:
+    ((z(1 - a / 2) + z(chance)) / d)^2 + z(1 - a / 2)^2 / 2, d the mean over the deviation of the differences, within
+    one of the number by the noncentral t distribution; and enough for the sign-flip test to reach that level at all.
 
     Args:
         difference: as observed.
@@ -405,6 +385,9 @@ def more_seeds(difference: Difference, comparisons: int, chance: float = 0.8, le
 
     Returns:
         At least 1; None where it is more than `MOST_MORE`.
+
+    Source:
+        Guenther, "Sample size formulas for normal theory T tests", The American Statistician 1981.
     """
     strictest = level / max(comparisons, 1)
     low = max(difference.n + 1, next((n for n in range(2, EXACT) if smallest_p(n) <= strictest), EXACT))
@@ -412,14 +395,13 @@ def more_seeds(difference: Difference, comparisons: int, chance: float = 0.8, le
         return None
     if difference.sd is None or difference.sd <= _TIE * abs(difference.mean):
         return low - difference.n
-    d = abs(difference.mean) / difference.sd
-    high = difference.n + MOST_MORE
-    if power(d, high, strictest) < chance:
+    normal = NormalDist()
+    outer = normal.inv_cdf(1 - strictest / 2)
+    ratio = (outer + normal.inv_cdf(chance)) * difference.sd / abs(difference.mean)
+    if ratio > MOST_MORE:
         return None
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if power(d, middle, strictest) >= chance else (middle + 1, high)
-    return low - difference.n
+    more = max(low, math.ceil(ratio**2 + outer**2 / 2)) - difference.n
+    return more if more <= MOST_MORE else None
 
 
 def mcnemar(one: int, other: int) -> float:
@@ -489,7 +471,39 @@ def _blocks(rows: int, width: int) -> Iterator[int]:
 
 
 @lru_cache(maxsize=4096)
-def _t_quantile(freedom: int, share: float) -> float:
-    from scipy.special import stdtrit
+def t_quantile(freedom: int, share: float) -> float:
+    """The quantile of Student's t for a share above 1/2, by Newton's method.
 
-    return float(stdtrit(freedom, share))
+    scipy has it, and takes longer to load than all the rest of a table. For whole degrees of freedom the distribution
+    is a finite sum (Abramowitz and Stegun, 26.7.3 and 26.7.4).
+    """
+    within = 2 * share - 1
+    scale = math.exp(math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2)) / math.sqrt(freedom * math.pi)
+    low, high = 0.0, 1.0
+    while _t_within(high, freedom) < within:
+        low, high = high, 2 * high
+    quantile = (low + high) / 2
+    for _ in range(100):
+        excess = _t_within(quantile, freedom) - within
+        low, high = (low, quantile) if excess > 0 else (quantile, high)
+        density = 2 * scale * (1 + quantile**2 / freedom) ** (-(freedom + 1) / 2)
+        following = quantile - excess / density
+        if not low < following < high:
+            following = (low + high) / 2
+        if abs(following - quantile) <= 1e-15 * quantile:
+            break
+        quantile = following
+    return quantile
+
+
+def _t_within(bound: float, freedom: int) -> float:
+    """Probability that |T| <= bound."""
+    angle = math.atan2(bound, math.sqrt(freedom))
+    cosine, odd = math.cos(angle), freedom % 2
+    total = term = 1.0 if freedom > 1 else 0.0
+    for place in range(3 if odd else 2, freedom - 1, 2):
+        term *= (place - 1) / place * cosine**2
+        total += term
+    if odd:
+        return 2 / math.pi * (angle + math.sin(angle) * cosine * total)
+    return math.sin(angle) * total

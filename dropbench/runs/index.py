@@ -16,7 +16,7 @@ import os
 import zlib
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from itertools import chain
 from math import hypot
 from pathlib import Path
@@ -94,12 +94,8 @@ class _Kind:
         return fields | {"reason": "", "choices": self.choices, "stamp": self.stamp}
 
     def record(self, path: Path, row: tuple[Any, ...]) -> RunRecord:
-        """The record of a run in this row."""
-        (seed, rate, epoch), places = self._places
-        parts = {
-            field: {part: dict(zip(names, row[at])) for part, names, at in groups}  # noqa: B905 - as long; it is hot
-            for field, groups in places.items()
-        }
+        """The record of a run in this row. Mappings are made when they are asked for: of 10,000 runs few are all."""
+        seed, rate, epoch = self._places[0]
         record = object.__new__(
             RunRecord
         )  # its __init__ sets a frozen field at a time, which takes as long as the rest
@@ -109,13 +105,19 @@ class _Kind:
             seed=row[seed] if seed else None,
             rate=row[rate] if rate else None,
             epoch=row[epoch] if epoch else None,
-            figures=parts["figures"],
-            rates=parts["rates"],
-            seconds=parts["seconds"][""],
-            sizes=parts["sizes"][""],
-            settings=self.settings | {"seed": row[seed]} if self.own else self.settings,
+            _late=partial(self._late, row),
         )
         return record
+
+    def _late(self, row: tuple[Any, ...], field: str) -> Mapping[str, Any]:
+        """A mapping in the record of a run."""
+        if field == "settings":
+            return self.settings | {"seed": row[self._places[0][0]]} if self.own else self.settings
+        parts = {
+            part: dict(zip(names, row[at]))  # noqa: B905 - as long; it is hot
+            for part, names, at in self._places[1][field]
+        }
+        return parts if field in ("figures", "rates") else parts[""]
 
 
 class Index:

@@ -86,6 +86,16 @@ class RunRecord:
     sizes: Mapping[str, float] = field(default_factory=dict)
     stamp: Mapping[str, str] = field(default_factory=dict)
 
+    def __getattr__(self, name: str) -> Any:
+        """A mapping that the index has not made yet: it gives a record with `_late` in place of them."""
+        if name.startswith("_") or "_late" not in vars(self):
+            raise AttributeError(name)
+        try:
+            value = vars(self)[name] = vars(self)["_late"](name)
+        except KeyError:
+            raise AttributeError(name) from None
+        return value
+
     @property
     def id(self) -> str:
         """The name of the folder."""

@@ -111,8 +111,8 @@ def test_train_and_sweep_get_their_arguments_untouched(verb: Callable[..., None]
         ),
         (
             ["compare", "--metrc=test.nll"],
-            "compare: unknown argument --metrc=test.nll; known: --help, --where, --metric, --baseline, --delta, --allow, "
-            "--by, --cost, --target, --equal, --format; nearest: --metric",
+            "compare: unknown argument --metrc=test.nll; known: --help, --where, --metric, --baseline, --delta, "
+            "--allow, --by, --cost, --target, --equal, --format; nearest: --metric",
         ),
         (
             ["compare", "--metric"],
