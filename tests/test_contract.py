@@ -20,6 +20,8 @@ from dropbench import nets
 from dropbench.acting import ExpectedNoise, StepNoise
 from dropbench.config import Config, check
 from dropbench.errors import UserError
+from dropbench.evaluation import Figures
+from dropbench.final import final
 from dropbench.nets import Present
 from dropbench.noise import Noise, Perturbation
 from dropbench.policies.gradual import Gradual
@@ -476,13 +478,17 @@ def test_evaluation_is_deterministic_and_draws_nothing(pair, monkeypatch):
         raise AssertionError("evaluation draws")
 
     monkeypatch.setattr(Streams, "_words", fail)
-    first = trainer._final_figures()
-    assert first == trainer._final_figures()
+
+    def figures() -> dict[str, Figures]:
+        return final(trainer.nets, trainer._selected(), trainer.data, trainer.config.evaluation, keep=False).figures
+
+    first = figures()
+    assert first == figures()
     assert set(first) == {"train", "validation", "test"}
     assert all(math.isfinite(value) for split in first.values() for figure in split.values() for value in figure)
-    for split, figures in first.items():
+    for split, each in first.items():
         for run, result in enumerate(pair.stack.sink.results):
-            assert result[split] == {name: figure[run] for name, figure in figures.items()}
+            assert result[split] == {name: figure[run] for name, figure in each.items()}
     for name in pair.placements:  # the guard guards
         present = Present(trainer.state.params, trainer.state.policies, Clock(0, STEPS, 0, 2))
         noise, shape = trainer.nets.drawn(present, pair.facts(trainer)), pair.stack.shapes[name]

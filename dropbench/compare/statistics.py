@@ -499,11 +499,11 @@ def t_quantile(freedom: int, share: float) -> float:
 def _t_within(bound: float, freedom: int) -> float:
     """Probability that |T| <= bound."""
     angle = math.atan2(bound, math.sqrt(freedom))
-    cosine, odd = math.cos(angle), freedom % 2
+    shrink, odd = math.cos(angle), freedom % 2
     total = term = 1.0 if freedom > 1 else 0.0
     for place in range(3 if odd else 2, freedom - 1, 2):
-        term *= (place - 1) / place * cosine**2
+        term *= (place - 1) / place * shrink**2
         total += term
     if odd:
-        return 2 / math.pi * (angle + math.sin(angle) * cosine * total)
+        return 2 / math.pi * (angle + math.sin(angle) * shrink * total)
     return math.sin(angle) * total

@@ -96,9 +96,8 @@ class _Kind:
     def record(self, path: Path, row: tuple[Any, ...]) -> RunRecord:
         """The record of a run in this row. Mappings are made when they are asked for: of 10,000 runs few are all."""
         seed, rate, epoch = self._places[0]
-        record = object.__new__(
-            RunRecord
-        )  # its __init__ sets a frozen field at a time, which takes as long as the rest
+        # Its __init__ sets a frozen field at a time, which takes as long as the rest.
+        record = object.__new__(RunRecord)
         vars(record).update(
             self._common,
             path=path,

@@ -12,6 +12,7 @@ import json
 import os
 import stat
 import time
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from sys import intern
@@ -375,8 +376,8 @@ def _parse(folder: Path, data: dict[str, Any], facts: dict[str, Any], shared: _S
         state=data["status"],
         study=_text(data, "study") or folder.parent.name,
         seed=seed,
-        group=_text(data, "group"),
-        task=_text(data, "task"),
+        group=_text(data, "group") or _group(data),
+        task=_text(data, "task") or _task(_mapping(data, "test")),
         choices=shared.one({key: value for key, value in _mapping(data, "choices").items() if isinstance(value, str)}),
         rate=_number(data.get("rate")),
         rule=_text(selection, "rule"),
@@ -393,7 +394,6 @@ def _parse(folder: Path, data: dict[str, Any], facts: dict[str, Any], shared: _S
         for name, there in (
             (f"choices.{missing[0] if missing else ''}", not missing),
             ("seed", record.seed is not None),
-            ("group", record.group),
             ("task", record.task),
             ("rate", record.rate is not None),
             ("test", record.figures["test"] or isinstance(data.get("test"), dict)),
@@ -401,6 +401,18 @@ def _parse(folder: Path, data: dict[str, Any], facts: dict[str, Any], shared: _S
             if not there:
                 raise ForeignError(f"no {name}")
     return record
+
+
+def _group(result: dict[str, Any]) -> str:
+    """What tells runs apart but for their seed, where a result does not say it: what it has of the config."""
+    settings = {key: value for key, value in _mapping(result, "settings").items() if key != "seed"}
+    told = [settings, *(result.get(key) for key in ("choices", "rate", "epochs", "steps", "parameters"))]
+    return f"{zlib.crc32(json.dumps(told, sort_keys=True).encode()):08x}"
+
+
+def _task(figures: dict[str, Any]) -> str:
+    """What was learned, where a result does not say it: by the figures of the test set."""
+    return "classification" if "error" in figures else "regression" if "rmse" in figures else ""
 
 
 def _stamp(facts: dict[str, Any], precision: str) -> dict[str, str]:

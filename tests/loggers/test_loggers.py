@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -47,6 +48,8 @@ PACKAGES = {"tensorboard": ("tensorboard",), "wandb": ("wandb",), "mlflow": ("ml
 def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
     monkeypatch.delenv("WANDB_MODE", raising=False)
+    # Hydra, where a test before ran its launcher, leaves a handler whose stream is closed.
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
