@@ -30,7 +30,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 Purpose = Literal["init", "order", "noise", "augment", "eval", "split", "data"]
-BITS = 16
 
 
 @cache

@@ -22,10 +22,10 @@ VERBS = {
     "status": ("status", "how far a sweep is, on this machine or a cluster"),
     "compare": ("compare", "the table: which setting wins, by how much, and is it real"),
     "recommend": ("recommend", "which strategy and rate to use, and how sure that is"),
-    "plot": ("plot", "pictures: curves, error against rate, schedules, differences, calibration"),
+    "plot": ("plot", "pictures: curves, rates, schedule, gap, differences, calibration, profile"),
     "report": ("report", "one HTML page of it all"),
     "runs": ("runs", "list recorded runs, look at one, remove some"),
-    "list": ("list", "what there is: strategies, models, datasets, optimizers, experiments"),
+    "list": ("list", "what there is: strategies, models, datasets, optimizers, loggers, experiments"),
 }
 
 #: The environment, not dropbench, is at fault.

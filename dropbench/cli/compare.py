@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from dropbench.cli.comparing import add_options, add_runs, options_of, positive, records_of, with_races
+from dropbench.cli.comparing import add_options, add_runs, options_of, positive, records_of
 from dropbench.cli.parser import Parser
 from dropbench.compare.formats import FORMATS, render
 from dropbench.compare.groups import tally
@@ -30,8 +30,8 @@ def run(argv: list[str]) -> int:
         refused = [f"--{name}" for name in ("equal", "target", "cost") if getattr(options, name)]
         if refused:
             raise UserError(f"{refused[0]}: not with --by={options.by}")
-    records = records_of(options)
-    how = with_races(how, records)
+    records, notes = records_of(options)
+    how = replace(how, notes=notes)
     if options.by is not None:
         from dropbench.compare.across import show_across
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dropbench.compare.baseline import conditions
+from dropbench.compare.groups import count
 from dropbench.compare.rows import ASPECTS, Options
 from dropbench.errors import UserError
 from dropbench.runs.records import read
@@ -16,13 +18,14 @@ from dropbench.runs.where import select
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from dropbench.runs.records import RunRecord
 
 #: What runs are compared with unless the user says otherwise: no dropout, else the plain one.
 DEFAULT = Options(baselines=(conditions("strategy=none"), conditions("strategy=standard")))
 _MOST = 1 << 20  # bytes of a manifest that are looked at
+_TEST_FIGURE = re.compile(r"\btest(_\w+)?\.\w")
 
 
 def add_runs(parser: argparse.ArgumentParser) -> None:
@@ -62,17 +65,25 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def records_of(options: argparse.Namespace) -> list[RunRecord]:
-    """The runs that the command line names.
+def records_of(options: argparse.Namespace) -> tuple[list[RunRecord], tuple[str, ...]]:
+    """The runs that the command line names, and what must be said of how they were picked.
 
     Raises:
         UserError: there are none.
     """
-    records = select(read(options.paths), options.where)
+    everything = read(options.paths)
+    records = select(everything, options.where)
     gc.freeze()  # they stay until the end: to look through 10,000 for garbage takes as long as the table
     if not records:
         raise UserError(f"--where={options.where}: no run is so")
-    return records
+    notes = list(_races(records, getattr(options, "metric", None)))
+    if options.where is not None:
+        lost = sum(run.state == "failed" for run in everything) - sum(run.state == "failed" for run in records)
+        if lost:
+            notes.append(f"--where leaves out {count(lost, 'failed run')}")
+        if _TEST_FIGURE.search(options.where):
+            notes.append("--where picks runs by test figures: no p value and no interval holds")
+    return records, tuple(notes)
 
 
 def options_of(options: argparse.Namespace) -> Options:
@@ -111,17 +122,22 @@ def positive(option: str, text: str | None) -> float | None:
     return value
 
 
-def with_races(options: Options, records: Iterable[RunRecord]) -> Options:
-    """The options with a note where the number of seeds was chosen by looking at them (`seeds=auto`)."""
+def noted(options: Options, records: Iterable[RunRecord]) -> Options:
+    """The options with what must be said of runs that no command line picked."""
+    return replace(options, notes=(*options.notes, *_races(records, options.metric)))
+
+
+def _races(records: Iterable[RunRecord], metric: str | None) -> Iterator[str]:
+    """What must be said where the number of seeds was chosen by looking at them (`seeds=auto`)."""
     studies = {os.path.dirname(record.path) for record in records}  # noqa: PTH120 - 10,000 Paths would take time
     raced = sorted(study for study in studies if any(map(_is_race, _manifests(study))))
     if not raced:
-        return options
-    line = (
-        f"seeds=auto chose the number of seeds in {', '.join(raced[:3])}{', ...' if len(raced) > 3 else ''}: p values "
-        "and intervals do not know that it looked several times; its own verdicts do"
-    )
-    return replace(options, notes=(*options.notes, line))
+        return
+    line = f"seeds=auto chose the number of seeds in {', '.join(raced[:3])}{', ...' if len(raced) > 3 else ''}"
+    if metric is not None and metric.startswith("validation"):
+        yield f"{line}: p values and intervals do not know that it looked several times; its own verdicts do"
+    else:
+        yield f"{line}, by validation figures"
 
 
 def _manifests(study: str) -> list[Path]:

@@ -20,7 +20,9 @@ class Parser(argparse.ArgumentParser):
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """See `argparse.ArgumentParser.parse_args`."""
-        values, unknown = self.parse_known_args(args, namespace)
+        words = any(isinstance(action, argparse._SubParsersAction) for action in self._actions)
+        parse = self.parse_known_args if words else self.parse_known_intermixed_args  # PATH may stand after options
+        values, unknown = parse(args, namespace)
         if unknown:
             word = unknown[0]
             options = [option for action in _actions(self) for option in action.option_strings if "--" in option]

@@ -9,6 +9,7 @@ from dropbench.cli.comparing import add_options, add_runs, options_of, records_o
 from dropbench.cli.parser import Parser
 from dropbench.compare.rows import compare
 from dropbench.errors import UserError
+from dropbench.runs.files import check_suffix
 from dropbench.terminal import console, say
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def run(argv: list[str]) -> int:
     if not options.terminal:
         from dropbench.compare import plots
 
-        plots.check_suffix(path)
+        check_suffix(path, plots.SUFFIXES)
         plots.require()
     if options.by is not None and kind != "profile":
         raise UserError(f"plot {kind}: --by={options.by}: it is for profile")
@@ -76,7 +77,7 @@ def _tables(options: argparse.Namespace) -> list[Comparison]:
         from dataclasses import replace
 
         how = replace(how, metric=None)
-    return compare(records_of(options), how)
+    return compare(records_of(options)[0], how)
 
 
 def _profile(options: argparse.Namespace) -> Picture:
@@ -84,7 +85,7 @@ def _profile(options: argparse.Namespace) -> Picture:
     from dropbench.compare.panels import profile
     from dropbench.compare.scores import across
 
-    found = across(records_of(options), options.by or "strategy", options_of(options))
+    found = across(records_of(options)[0], options.by or "strategy", options_of(options))
     return profile(PROFILE, {row.value: [row.above(level) for level in PROFILE] for row in found.rows})
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dropbench.cli.comparing import add_runs, options_of, records_of, with_races
+from dropbench.cli.comparing import add_runs, options_of, records_of
 from dropbench.cli.parser import Parser
 from dropbench.compare.recommend import FORMATS, recommend, show_recommend
 from dropbench.compare.rows import ASPECTS
+from dropbench.errors import UserError
 
 
 def run(argv: list[str]) -> int:
@@ -31,7 +32,9 @@ def run(argv: list[str]) -> int:
     parser.set_defaults(baseline=None, delta=None)
     options = parser.parse_args(argv)
     how = options_of(options)
-    records = records_of(options)
-    advice = recommend(records, how.metric, how.allow, with_races(how, records).notes)
+    records, notes = records_of(options)
+    advice = recommend(records, how.metric, how.allow, notes)
+    if not advice:
+        raise UserError("no run is done that has a figure of the validation part, so there is nothing to choose by")
     show_recommend(advice, records, options.format)
     return 0

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dropbench.cli.comparing import add_options, add_runs, options_of, records_of, with_races
+from dropbench.cli.comparing import add_options, add_runs, options_of, records_of
 from dropbench.cli.parser import Parser
 from dropbench.terminal import clean
 
@@ -21,11 +22,12 @@ def run(argv: list[str]) -> int:
     how = options_of(options)
     path = Path(options.out)
 
-    from dropbench.compare.report import check_suffix, report, save
+    from dropbench.compare.report import SUFFIXES, report, save
+    from dropbench.runs.files import check_suffix
 
-    check_suffix(path)
-    records = records_of(options)
-    save(report(records, with_races(how, records), options.title), path)
+    check_suffix(path, SUFFIXES)
+    records, notes = records_of(options)
+    save(report(records, replace(how, notes=notes), options.title), path)
     print(clean(path))
     return 0
 

@@ -222,13 +222,13 @@ class Job:
         return report, complete
 
     def _table(self, runs: Sequence[Run], refused: Mapping[str, str]) -> None:
-        from dropbench.cli.comparing import DEFAULT, with_races
+        from dropbench.cli.comparing import DEFAULT, noted
         from dropbench.compare.table import print_table
         from dropbench.runs.records import read_run
 
         records = [read_run(run.path) for run in runs if run.id not in refused]
         records = [record for record in records if record.path.exists()]  # but those never begun
-        print_table(records, console(), with_races(DEFAULT, records))
+        print_table(records, console(), noted(DEFAULT, records))
 
     def _end(self, report: SweepReport, complete: bool, runs: Sequence[Run]) -> int:
         """The exit code, and what failed once more, below the table."""

@@ -106,7 +106,9 @@ def _parser(multirun: bool) -> Parser:
     parser = Parser(
         prog=f"dropbench {name}",
         usage=f"dropbench {name} [options] [key=value ...]",
-        description="Train and evaluate one run, or with -m all runs of a sweep, and record them under outputs/.",
+        description="Train and evaluate all combinations of values, and record them under outputs/."
+        if multirun
+        else "Train and evaluate one run, or with -m all runs of a sweep, and record them under outputs/.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

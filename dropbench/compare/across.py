@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from dropbench.compare.formats import as_latex, as_markdown, unarmed
 from dropbench.compare.groups import figure, selector, tally
-from dropbench.compare.scores import RESAMPLES, across, spread
+from dropbench.compare.scores import RESAMPLES, across, draws, spread
 from dropbench.compare.table import Sheet, print_sheet
 from dropbench.compare.tasks import words
 from dropbench.errors import UserError
@@ -89,18 +89,16 @@ def sheet(of: Across) -> Sheet:
                 str(len(row.choices)),
                 str(len(row.scores)),
                 spread(choice.among for choice in row.choices.values()),
-                f"{row.iqm:.2f}",
-                "-" if bounds is None else f"[{bounds[0]:.2f}, {bounds[1]:.2f}]",
-                f"{row.mean:.2f}",
-                f"{row.shortfall:.2f}",
+                _rounded(row.iqm),
+                "-" if bounds is None else f"[{_rounded(bounds[0])}, {_rounded(bounds[1])}]",
+                _rounded(row.mean),
+                _rounded(row.shortfall),
                 f"{row.rank:.2f}",
                 "-" if row.improvement is None else f"{row.improvement:.2f}",
                 *(f"{row.above(level):.0%}".replace("%", " %") for level in LEVELS),
             )
         )
-    first = of.rows[0]
-    wins = first.iqm_ci95 is not None and first.iqm_ci95[0] > 0 and bool(of.baseline)
-    return Sheet(tuple(columns), tuple(cells), frozenset({0} if wins else ()), tuple(_captions(of)))
+    return Sheet(tuple(columns), tuple(cells), frozenset(), tuple(_captions(of)))  # no row was tested
 
 
 def chosen_sheet(of: Across) -> Sheet:
@@ -130,7 +128,7 @@ def chosen_sheet(of: Across) -> Sheet:
                     str(len(choice.figures)),
                     figure(choice.selecting if math.isfinite(choice.selecting) else None, name),
                     figure(choice.mean, name),
-                    f"{statistics.fmean(choice.scores):.2f}",
+                    _rounded(statistics.fmean(choice.scores)),
                     f"{choice.rank:g}",
                 )
             )
@@ -146,7 +144,7 @@ def as_json(of: Across, records: Sequence[RunRecord]) -> str:
         "baseline": ",".join(map(str, of.baseline)) or None,
         "metric": ", ".join(of.metrics) or None,
         "selection": ", ".join(map(setting, of.rules)) or None,
-        "resamples": RESAMPLES,
+        "resamples": _draws(of),
         "tasks": [
             {
                 "task": scale.task.name,
@@ -228,7 +226,7 @@ def _captions(of: Across) -> list[str]:
         f"score of a run: 0 is the mean of {base} in its task, 1 the best mean of a value there; figure: "
         f"{', '.join(of.metrics)}. That best mean is found by the figure itself, a mild selection",
         f"the setting of each value is chosen in each task by {_selectors(of)}; selection of epochs: {rules}",
-        f"IQM: mean of the middle half of the scores of all runs; 95 % CI: stratified bootstrap, {RESAMPLES:,} draws "
+        f"IQM: mean of the middle half of the scores of all runs; 95 % CI: stratified bootstrap, {_draws(of):,} draws "
         "of runs within tasks, the scale as it is (Agarwal et al. 2021)",
         "gap to 1: mean shortfall of scores below 1; rank: of the mean figure, mean over tasks, ties shared; "
         "P(better): that a run beats one of the baseline, mean over tasks; share: of runs with a score above",
@@ -238,3 +236,13 @@ def _captions(of: Across) -> list[str]:
 
 def _selectors(of: Across) -> str:
     return ", ".join(dict.fromkeys(map(selector, of.metrics)))
+
+
+def _draws(of: Across) -> int:
+    """Resamples of the bootstrap, at least."""
+    return min((draws(len(row.scores)) for row in of.rows), default=RESAMPLES)
+
+
+def _rounded(score: float) -> str:
+    text = f"{score:.2f}"
+    return text if text.strip("-0.") else "0.00"

@@ -100,11 +100,13 @@ class Baseline:
         group: it, or None where there is none.
         own: whether the group is a baseline itself.
         differs: settings in which it differs beside those that it should differ in.
+        several: whether it was chosen among several, by the same rate or by the validation part.
     """
 
     group: Group | None
     own: bool = False
     differs: tuple[str, ...] = ()
+    several: bool = False
 
 
 def baselines(groups: Sequence[Group], choices: Sequence[Conditions]) -> tuple[list[Baseline], list[Conditions]]:
@@ -138,7 +140,7 @@ def baselines(groups: Sequence[Group], choices: Sequence[Conditions]) -> tuple[l
             if id(group) in own:
                 found[id(group)] = Baseline(None, own=True)
             elif same := alike.get(_context(group, asked)):
-                found[id(group)] = Baseline(_best(group, same))
+                found[id(group)] = Baseline(_best(group, same), several=len(same) > 1)
             else:
                 found[id(group)] = _nearest(group, candidates, asked)
     return [found[id(group)] for group in groups], used

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from dropbench.compare.curves import reached, read_curve, within
 from dropbench.compare.groups import columns_that_differ, count, default_metric, mean, partner, selector
 from dropbench.compare.table import Sheet
+from dropbench.compare.tasks import tasks
 from dropbench.errors import UserError
 from dropbench.terminal import Column
 
@@ -62,7 +63,11 @@ def cost(group: Group, target: float | None = None) -> Cost:
     spent = Cost(mean(run.seconds.get("total") for run in group.runs), samples, passes, memory)
     if target is None:
         return spent
-    found = [reached(read_curve(run.path), selector(group.metric), target) for run in group.runs]
+    name = selector(group.metric)
+    curves = [read_curve(run.path) for run in group.runs]
+    if not any(name in curve.columns for curve in curves):
+        return spent
+    found = [reached(curve, name, target) for curve in curves]
     censored = [math.inf] * (len(found) - sum(each is not None for each in found) + len(group.failed))
     came = [each for each in found if each is not None]
     return replace(
@@ -93,8 +98,8 @@ def cost_sheet(comparison: Comparison, target: float | None) -> Sheet:
     if target is not None:
         columns += [
             Column(f"runs\nto {target:g}", number=True),
-            Column("epochs", number=True),
-            Column("seconds", number=True),
+            Column(f"epochs\nto {target:g}", number=True),
+            Column(f"seconds\nto {target:g}", number=True),
         ]
     also = any(row.group.also for row in rows)
     if also:
@@ -112,14 +117,15 @@ def cost_sheet(comparison: Comparison, target: float | None) -> Sheet:
         ]
         if target is not None:
             cell += [
-                f"{each.reached}/{len(row.runs) + len(row.group.failed)}",
+                "-" if each.reached is None else f"{each.reached}/{len(row.runs) + len(row.group.failed)}",
                 _short(each.epochs_to_target),
                 _short(each.seconds_to_target),
             ]
         cells.append((*cell, *([row.group.also] if also else [])))
     captions = [
         "means over seeds; samples: training examples that updates saw; forward passes: examples that training sent "
-        "through the net"
+        "through the net; seconds: a run of a stack has its share of them; peak memory: of the process since it began, "
+        "with the stacks before"
     ]
     if target is not None:
         captions.append(
@@ -171,18 +177,19 @@ def equal_compute(records: Sequence[RunRecord], metric: str | None) -> EqualComp
             f"--metric={metric}: --equal=compute compares runs at the same number of passes, where no test figure was "
             f"read; allowed: validation.*, such as {partner(metric)}"
         )
-    tasks: dict[tuple[str, str], list[RunRecord]] = defaultdict(list)
-    for record in done:
-        tasks[record.choices["dataset"], record.choices["model"]].append(record)
     figures, notes = {}, []
-    for task, runs in sorted(tasks.items()):
+    for task in tasks(done):
+        runs = task.records
         silent = [run for run in runs if not run.sizes.get("forward_passes")]
         if silent:
             raise UserError(
                 f"--equal=compute: {count(len(silent), 'run')} did not record forward passes (trained by an older "
                 f"version?), such as {silent[0].path}"
             )
-        budget = min(run.sizes["forward_passes"] for run in runs)
+        spent: dict[tuple[str, float | None], float] = defaultdict(float)  # of a setting: a run may have stopped early
+        for run in runs:
+            spent[run.group, run.rate] = max(spent[run.group, run.rate], run.sizes["forward_passes"])
+        budget = min(spent.values())
         for run in runs:
             curve = read_curve(run.path)
             place = within(curve, budget, run.rule or "validation_best")
@@ -190,9 +197,10 @@ def equal_compute(records: Sequence[RunRecord], metric: str | None) -> EqualComp
                 figures[run.path] = value
         cut = sum(run.sizes["forward_passes"] > budget for run in runs)
         notes.append(
-            f"equal compute: {'/'.join(task)}: every run as it stood after {_large(budget)} forward-backward passes; "
+            f"equal compute: {task.name}: every run as it stood after {_large(budget)} forward-backward passes; "
             f"{count(cut, 'run')} cut there, before the learning rate came to its end"
         )
+    notes.append("equal compute: test figures, seconds and costs that stand beside are those of the whole runs")
     return EqualCompute(metric, figures, tuple(notes))
 
 

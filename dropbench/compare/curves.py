@@ -70,7 +70,6 @@ class Band:
         low: end of the interval, [E]; NaN for a single run.
         high: the other end, [E].
         runs: how many have the column.
-        without: how many have not, and are left out.
         longest: the last epoch that some run has; beyond `epoch[-1]` runs stopped early.
     """
 
@@ -79,7 +78,6 @@ class Band:
     low: Array
     high: Array
     runs: int
-    without: int
     longest: float
 
 
@@ -122,17 +120,16 @@ def band(curves: Sequence[Curve], name: str) -> Band:
         Student, The probable error of a mean, Biometrika 1908.
     """
     usable = [(curve.epoch[known], curve[name][known]) for curve in curves if (known := np.isfinite(curve[name])).any()]
-    without = len(curves) - len(usable)
     if not usable:
         nothing = np.empty(0)
-        return Band(nothing, nothing, nothing, nothing, runs=0, without=without, longest=np.nan)
+        return Band(nothing, nothing, nothing, nothing, runs=0, longest=np.nan)
     epoch = usable[0][0]
     for epochs, _ in usable[1:]:
         epoch = np.intersect1d(epoch, epochs, assume_unique=True)
     values = np.stack([values[np.isin(epochs, epoch, assume_unique=True)] for epochs, values in usable])
     mean, half = interval(values)
     longest = max(float(epochs[-1]) for epochs, _ in usable)
-    return Band(epoch, mean, mean - half, mean + half, len(usable), without, longest)
+    return Band(epoch, mean, mean - half, mean + half, len(usable), longest)
 
 
 def interval(values: Array) -> tuple[Array, Array]:

@@ -10,7 +10,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from dropbench.compare.cost import cost
-from dropbench.compare.groups import CHOICES, tally
+from dropbench.compare.groups import CHOICES, selector, tally
 from dropbench.compare.rows import LEVEL
 from dropbench.compare.table import sheet
 from dropbench.runs.files import finite
@@ -28,7 +28,7 @@ FORMATS: tuple[Format, ...] = get_args(Format)
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    "|": r"\textbar{}", '"': r"\textquotedbl{}",
+    "|": r"\textbar{}", '"': "''",
 }  # fmt: skip
 #: What Markdown would read as markup; an underscore inside a word is none.
 _MARKDOWN = re.compile(r"[\\`*<>|~#]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|(?<=\])[(\[]")
@@ -71,7 +71,11 @@ def row_data(row: Row, comparison: Comparison, target: float | None = None) -> d
         "mean": group.mean,
         "sd": group.deviation,
         "ci95": _pair(row.ci95),
-        "validation": None if group.mean is None else group.selecting,
+        "validation": None
+        if group.mean is None
+        else group.mean
+        if group.metric == selector(group.metric)
+        else group.selecting,
         "baseline": None if row.baseline.group is None else row.baseline.group.label,
         "pairs": len(row.seeds),
         "delta": row.delta,
@@ -145,11 +149,13 @@ def as_latex(sheets: Sequence[Sheet], records: Sequence[RunRecord]) -> str:
     parts = []
     for of in sheets:
         kinds = "".join("r" if column.number else "l" for column in of.columns)
-        lines = [f"\\begin{{tabular}}{{{kinds}}}", "\\toprule"]
+        lines = ["% needs \\usepackage{booktabs}", f"\\begin{{tabular}}{{{kinds}}}", "\\toprule"]
         lines += [" & ".join(_tex(column.header) for column in of.columns) + r" \\", "\\midrule"]
         for place, row in enumerate(of.rows):
             cells = [f"\\textbf{{{_tex(cell)}}}" if place in of.bold else _tex(cell) for cell in row]
-            lines.append(" & ".join(cells) + r" \\")
+            line = " & ".join(cells)
+            guard = "{}" if line[:1] in ("[", "*") else ""  # which \\ and \midrule would take for an option
+            lines.append(guard + line + r" \\")
         lines += ["\\bottomrule", "\\end{tabular}", ""]
         lines += [f"{_tex(line)}.\\\\" for line in of.captions]
         parts.append("\n".join(lines))
@@ -199,4 +205,5 @@ def _md(text: str) -> str:
 
 
 def _tex(text: str) -> str:
-    return "".join(_LATEX.get(letter, letter) for letter in clean(text.replace("-\n", "").replace("\n", " ")))
+    line = "".join(_LATEX.get(letter, letter) for letter in clean(text.replace("-\n", "").replace("\n", " ")))
+    return line.replace("--", "-{}-")  # which TeX would make a dash

@@ -139,7 +139,7 @@ def once(records: Iterable[RunRecord]) -> tuple[list[RunRecord], int]:
     first: dict[tuple[object, ...], RunRecord] = {}
     left, doubles = [], 0
     for record in records:
-        key = (record.group, record.seed, record.rate, *record.choices.values())
+        key = (record.group, record.seed, record.rate, *(record.choices.get(name) for name in CHOICES))
         if record.state == "done" and key in first:
             doubles += 1
             continue
@@ -151,7 +151,7 @@ def once(records: Iterable[RunRecord]) -> tuple[list[RunRecord], int]:
 def tally(records: Iterable[RunRecord]) -> str:
     """How many runs there are in each state: `14 runs: 12 done, 1 failed, 1 unreadable`."""
     counts = Counter(record.state for record in records)
-    parts = [f"{counts[state]} {state}" for state in STATES if counts[state] or state == "done"]
+    parts = [f"{counts[state]:,} {state}" for state in STATES if counts[state] or state == "done"]
     return f"{count(counts.total(), 'run')}: {', '.join(parts)}"
 
 

@@ -158,8 +158,8 @@ def items_sheet(comparison: Comparison) -> Sheet | None:
     ]
     if classes:
         captions.append(
-            "McNemar's exact test of the ensembles against that of the baseline, uncorrected; pairs that differ: "
-            f"seeds at which it finds p <= {LEVEL:g}"
+            "McNemar's exact test of the ensemble against that of the baseline over the same seeds, uncorrected; pairs "
+            f"that differ: seeds at which it finds p <= {LEVEL:g}"
         )
     odd = sum(each.odd for each in found.values())
     if odd:
@@ -188,13 +188,15 @@ def _cells(row: Row, found: dict[int, Items], name: str, classes: bool) -> list[
         return cells
     base = None if row.baseline.group is None else found.get(id(row.baseline.group))
     cells.append(_or_dash(of.ensemble_nll, "nll"))
-    if base is None or not of.classes or not np.array_equal(base.targets, of.targets):
+    if base is None or row.refused or not of.classes or not np.array_equal(base.targets, of.targets):
         return [*cells, "-", "-", "-"]
     alone, other = _alone(of.ensemble_wrong, base.ensemble_wrong)
+    whole = of.seeds == base.seeds  # an ensemble of three nets against one of ten tells of their number
     places = {seed: place for place, seed in enumerate(base.seeds)}
     pairs = [_alone(of.wrong[i], base.wrong[places[seed]]) for i, seed in enumerate(of.seeds) if seed in places]
     differ = sum(mcnemar(*pair) <= LEVEL for pair in pairs)
-    return [*cells, f"{alone}/{other}", probability(mcnemar(alone, other)), f"{differ}/{len(pairs)}"]
+    ensembles = [f"{alone}/{other}", probability(mcnemar(alone, other))] if whole else ["-", "-"]
+    return [*cells, *ensembles, f"{differ}/{len(pairs)}" if pairs else "-"]
 
 
 def _alone(one: NDArray[np.float64], other: NDArray[np.float64]) -> tuple[int, int]:

@@ -104,6 +104,7 @@ class _Notes:
     """What must be said, each once."""
 
     found: dict[str, None] = field(default_factory=dict)
+    limits: dict[str, None] = field(default_factory=dict)  # said only where something is shown
     seeds: set[int] = field(default_factory=set)
     silent: set[Path] = field(default_factory=set)
     short: bool = False
@@ -117,7 +118,9 @@ class _Notes:
         over = count(high, "seed") if low == high else f"{low} to {high} seeds"
         rest = [f"{count(len(self.silent), 'run')} without such a record, left out"] if self.silent else []
         rest += ["some runs ended early: drawn as far as all runs of a setting go"] if self.short else []
-        return tuple(text.replace("{n}", over) for text in (*first, *self.found, *rest))
+        return tuple(
+            text.replace("{n}", over) for text in (*first, *(self.limits if self.seeds else ()), *self.found, *rest)
+        )
 
 
 def learning(groups: Sequence[Group], metric: str | None = None) -> Picture:
@@ -353,7 +356,7 @@ def _by_task(groups: Iterable[Group]) -> dict[tuple[str, str], list[Group]]:
 
 def _limit(there: int, notes: _Notes, told: str) -> None:
     if there > LINES:
-        notes.add(f"{LINES} of {there} {told}")
+        notes.limits[f"{LINES} of {there} {told}"] = None
 
 
 def _named(groups: Sequence[Group]) -> list[tuple[str, Group]]:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dropbench.compare import panels
-from dropbench.errors import UserError, nearest
-from dropbench.runs.files import write
+from dropbench.errors import UserError
+from dropbench.runs.files import check_suffix, write
 from dropbench.terminal import clean
 
 if TYPE_CHECKING:
@@ -221,7 +221,7 @@ def save(figure: Figure, path: Path) -> None:
     Raises:
         UserError: the suffix is another one, or the disk refuses.
     """
-    check_suffix(path)
+    check_suffix(path, SUFFIXES)
     content = io.BytesIO()
     kind = path.suffix[1:].lower()
     with _style():
@@ -243,17 +243,6 @@ def require() -> None:
         import matplotlib  # noqa: F401 - whether it can be
     except ImportError as error:
         raise UserError("dropbench plot needs matplotlib: pip install 'dropbench[plot]'") from error
-
-
-def check_suffix(path: Path) -> None:
-    """Refuses what a picture cannot be saved as.
-
-    Raises:
-        UserError: the suffix is none of `SUFFIXES`.
-    """
-    if path.suffix.lower() not in SUFFIXES:
-        shown = path.suffix or "no suffix"
-        raise UserError(f"--out={path}: {shown}; allowed: {', '.join(SUFFIXES)}{nearest(path.suffix, SUFFIXES)}")
 
 
 def svg(figure: Figure, prefix: str, title: str = "") -> str:

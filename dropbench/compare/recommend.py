@@ -439,12 +439,12 @@ def _named(those: Sequence[Tried], others: Sequence[Tried]) -> str:
 def _warnings(tried: Sequence[Tried], groups: Sequence[Group]) -> Iterator[Warned]:
     best = tried[0].group
     seeds = [run.seed for run in best.runs if run.seed is not None]
-    typed = _overrides(best.runs[0].path)
+    first = best.runs[0]
     strategy = best.names[2]
     for key, value, values in _searched(best, groups):
         numbers = ",".join(f"{number:g}" for number in values)
         what = f"rate that was tried of {strategy}" if key == _RATE else f"{key} that was tried"
-        command = _command(typed, {key: numbers}, seeds) if values else ""
+        command = _command(first, {key: numbers}, seeds) if values else ""
         advice = f"; try {numbers.replace(',', ', ')}" if values else ""
         yield Warned(f"{value} {what}{advice}", command)
     others = sum(bool(each.group.runs) for each in tried[1:])
@@ -456,7 +456,7 @@ def _warnings(tried: Sequence[Tried], groups: Sequence[Group]) -> Iterator[Warne
         changes = {"strategy": ",".join(names)} | ({_RATE: ",".join(f"{rate:g}" for rate in rates)} if rates else {})
         yield Warned(
             f"{count(len(seeds), 'seed')}: a test of {count(others, 'other setting')} takes {needed}, a claim {CLAIM}",
-            _command(typed, changes, range(max(needed, CLAIM))),
+            _command(first, changes, range(max(needed, CLAIM))),
         )
     if best.failed:
         number = len(best.failed)
@@ -525,20 +525,29 @@ def _valued(value: float | None, name: str) -> str:
     return f"{figure(value, name)} %" if name.endswith("error") else figure(value, name)
 
 
-def _command(typed: Sequence[str] | None, changes: Mapping[str, str], seeds: Sequence[int]) -> str:
-    """A sweep of runs like one that was typed so, with other values; `` where it is not known what was typed.
+#: What was typed for the machine and not for the result, and what the command says itself.
+_NOT_MEANT = frozenset(
+    {"seed", "seeds", "rerun", "study", "output_root", "data_root", "workers", "stack", "launcher", "device", "budget"}
+)
+
+
+def _command(run: RunRecord, changes: Mapping[str, str], seeds: Sequence[int]) -> str:
+    """A sweep of runs like this one, with other values, into its folder; `` where it is not known what was typed.
 
     Extensions are left out: what a file names is not imported because it names it.
     """
+    typed = _overrides(run.path)
     if typed is None:
         return ""
-    kept = []
+    study, root = run.path.parent.name, str(run.path.parent.parent)
+    kept = [f"study={study}"] if study != "main" else []
+    kept += [f"output_root={root}"] if root != "outputs" else []
     for word in typed:
         match = _WORD.match(word)
         key = match[1] if match else ""
         if not key or key.partition(".")[0] == "hydra" or key == "extensions":
             continue
-        if key in changes or key in ("seed", "seeds", "rerun"):
+        if key in changes or key in _NOT_MEANT:
             continue
         if "strategy" in changes and "," in changes["strategy"] and key.startswith("strategy."):
             return ""  # it may mean nothing to another strategy

@@ -27,10 +27,11 @@ from dropbench.compare.cost import cost_sheet
 from dropbench.compare.groups import CHOICES, count, figure, partner, tally, title
 from dropbench.compare.items import items_sheet
 from dropbench.compare.recommend import recommend
-from dropbench.compare.rows import FEWEST, LEVEL, compare
+from dropbench.compare.rows import LEVEL, compare
+from dropbench.compare.statistics import FEWEST
 from dropbench.compare.table import interval, probability, sheet
-from dropbench.errors import UserError, nearest
-from dropbench.runs.files import plain, write
+from dropbench.errors import UserError
+from dropbench.runs.files import check_suffix, plain, write
 from dropbench.terminal import clean, setting
 
 if TYPE_CHECKING:
@@ -214,25 +215,17 @@ def save(page: str, path: Path) -> None:
     Raises:
         UserError: the suffix is another one, or the disk refuses.
     """
-    check_suffix(path)
+    check_suffix(path, SUFFIXES)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--out={path}: {error.strerror}: {error.filename}") from error
     if path.is_dir():
         raise UserError(f"--out={path}: this is a folder")
-    write(path, page.encode())
-
-
-def check_suffix(path: Path) -> None:
-    """Refuses what a page cannot be saved as.
-
-    Raises:
-        UserError: the suffix is none of `SUFFIXES`.
-    """
-    if path.suffix.lower() not in SUFFIXES:
-        shown = path.suffix or "no suffix"
-        raise UserError(f"--out={path}: {shown}; allowed: {', '.join(SUFFIXES)}{nearest(path.suffix, SUFFIXES)}")
+    try:
+        write(path, page.encode())
+    except UserError as error:
+        raise UserError(f"--out={path}: {str(error).partition(':')[0]}") from error
 
 
 def origins(records: Iterable[RunRecord]) -> Origin:
@@ -370,7 +363,9 @@ def _advice(
             continue
         for advice in found:
             task = f"{advice.task.name}: " if len(found) > 1 else ""
-            lines += [(f"{task}{advice.sentences[1]}", "")] if advice.sentences[1] else []
+            if advice.sentences[1]:
+                among = f"against {advice.best.group.label} on the validation part: "
+                lines.append((f"{task}{among}{advice.sentences[1]}", ""))
             lines += [(f"{task}{warned.text}", warned.command) for warned in advice.warnings]
     return lines
 

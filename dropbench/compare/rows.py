@@ -14,7 +14,17 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from dropbench.compare.baseline import Baseline, Conditions, baselines, check
 from dropbench.compare.groups import Group, check_metric, count, default_metric, gather, once
-from dropbench.compare.statistics import differences, holm, improvement, improvement_interval, mean_interval, more_seeds
+from dropbench.compare.statistics import (
+    FEWEST,
+    differences,
+    holm,
+    improvement,
+    improvement_interval,
+    mean_interval,
+    more_seeds,
+    smallest_p,
+)
+from dropbench.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -28,8 +38,6 @@ Aspect = Literal["data", "code", "compute"]
 ASPECTS: tuple[Aspect, ...] = get_args(Aspect)
 #: Probability of a wrong verdict in a table where nothing differs.
 LEVEL = 0.05
-#: With fewer pairs no two-sided test can reach that.
-FEWEST = 6
 
 
 @dataclass(frozen=True)
@@ -134,7 +142,12 @@ class Row:
     def _sides(self) -> tuple[list[float], list[float]] | None:
         if self.baseline.group is None or self.difference is None:
             return None
-        one, other = ([*group.values, *(math.inf for _ in group.failed)] for group in (self.group, self.baseline.group))
+        groups = self.group, self.baseline.group
+        if self.refused:  # runs of other data, code or compute are not held against each other here either
+            kept = [[v for run, v in zip(g.runs, g.values, strict=True) if run.seed in self.seeds] for g in groups]
+        else:
+            kept = [list(group.values) for group in groups]
+        one, other = ([*values, *(math.inf for _ in g.failed)] for values, g in zip(kept, groups, strict=True))
         return one, other
 
     def told(self, delta: float | None) -> str:
@@ -143,6 +156,8 @@ class Row:
         lost = f", {failed} of {failed + len(self.runs)} failed" if failed and self.runs else ""
         if self.verdict == "equal":
             return f"equal within {delta:g}{lost}"
+        if self.verdict == "cannot tell" and self.difference and not self.difference.mean and not self.difference.sd:
+            return f"cannot tell (no difference at any seed){lost}"
         if self.verdict == "cannot tell":
             seeds = "over 1,000" if self.more is None else f"about {self.more}"
             return f"cannot tell ({seeds} more seed{'s' * (self.more != 1)}){lost}"
@@ -205,6 +220,10 @@ def compare(records: Sequence[RunRecord], options: Options) -> list[Comparison]:
     for record in runs:
         if record.state == "done":
             by_metric.setdefault(options.metric or default_metric(record), []).append(record)
+    if options.delta is not None and len(by_metric) > 1:
+        raise UserError(
+            f"--delta: runs are judged by {', '.join(sorted(by_metric))}, in other units; say one by --metric"
+        )
     failed = [record for record in runs if record.state == "failed"]
     if options.metric is not None:
         check_metric(options.metric, runs)
@@ -299,11 +318,18 @@ def _about(rows: Sequence[Row], options: Options) -> list[str]:
     for row in rows:
         name = " ".join([*(row.group.task if several else ()), row.label])
         for why, number in row.refused.items():
-            notes.append(f"{name}: {count(number, 'pair')} refused, they differ in {', '.join(why)}")
+            notes.append(
+                f"{name}: {count(number, 'pair')} refused, they differ in {', '.join(why)}; "
+                f"its mean is over all {count(len(row.runs), 'run')}"
+            )
         if row.baseline.differs and row.baseline.group is not None:
             keys = row.baseline.differs
             shown = ", ".join(keys[:4]) + (f" and {len(keys) - 4} more" if len(keys) > 4 else "")
             notes.append(f"{name}: its baseline ({row.baseline.group.label}) differs from it in {shown} too")
+        if row.baseline.group is not None and row.baseline.several and row.rate != row.baseline.group.rate:
+            notes.append(
+                f"{name}: its baseline is {row.baseline.group.label}, the best of several on the validation part"
+            )
         if row.verdict == "not paired" and not row.refused:
             notes.append(f"{name}: no seed in common with its baseline")
         lone = len(row.runs) - len(row.seeds) - sum(row.refused.values())
@@ -317,9 +343,23 @@ def _about(rows: Sequence[Row], options: Options) -> list[str]:
         notes.append(
             f"fewer than {FEWEST} pairs: no two-sided test can reach {100 * LEVEL:g} %, so there is no verdict{rest}"
         )
+    tested = [row for row in rows if row.seeds]
+    weak = [row for row in tested if len(row.seeds) >= FEWEST]
+    if weak and all(len(tested) * smallest_p(len(row.seeds), len(tested)) > LEVEL for row in tested):
+        needed = next(n for n in range(FEWEST, 99) if len(tested) * smallest_p(n, len(tested)) <= LEVEL)
+        notes.append(
+            f"{len(tested)} rows with so few pairs: after Holm's correction none can reach {100 * LEVEL:g} %, so none "
+            f"is called better or worse; it takes {needed} pairs"
+        )
     if options.baselines and any(row.verdict == "no baseline" for row in rows):
         names = dict.fromkeys("/".join(row.group.task) for row in rows if row.verdict == "no baseline")
-        notes.append(f"no baseline for {', '.join(names)}; --baseline KEY=VALUE names one")
+        notes.append(f"no baseline for {', '.join(names)} among these runs; --baseline KEY=VALUE names one")
+    paired = [run for row in rows if row.seeds for run in row.runs]
+    unknown = [aspect for aspect in ASPECTS if any(aspect not in run.stamp for run in paired)]
+    if unknown:
+        notes.append(f"not recorded of every run, so not known to be the same: {', '.join(unknown)}")
+    if any(run.stamp.get("code", "").endswith("changed since)") for run in paired):
+        notes.append("some runs were trained by code that was changed since its commit: not known to be the same")
     if options.allow:
         notes.append(f"paired although they may differ in {', '.join(sorted(options.allow))}, as asked for")
     return notes

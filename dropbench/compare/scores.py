@@ -36,6 +36,11 @@ _LISTED = 8  # names in a note
 _FARTHEST = 1e12
 
 
+def draws(runs: int) -> int:
+    """Resamples of a bootstrap: fewer where there are thousands of runs, of which each draw says more."""
+    return min(RESAMPLES, max(2_000, 50_000_000 // max(runs, 1)))
+
+
 @dataclass(frozen=True)
 class Choice:
     """What stands for a value in a task.
@@ -124,7 +129,7 @@ class ScoreRow:
         groups = [choice.scores for choice in self.choices.values()]
         if all(len(group) < 2 for group in groups):
             return None
-        return stratified_interval(groups, iqm, RESAMPLES)
+        return stratified_interval(groups, iqm, draws(len(self.scores)))
 
     @property
     def mean(self) -> float:
@@ -228,7 +233,7 @@ def across(records: Sequence[RunRecord], by: str, options: Options) -> Across:
         lacking += without_key
     if lacking:
         notes.append(f"{count(lacking, 'setting')} without {by}, left out")
-    values, common, said = _common(choices, by)
+    values, common, said = _common(choices, by, [note for note in notes if " refused, " in note])
     notes += said
     scales, rows = [], {value: dict[str, Choice]() for value in values}
     for task in kept:
@@ -305,7 +310,9 @@ def _choose(
         lacking += not its
         for value in its:
             by_value[value].append(place)
-    reference = base.runs if base is not None else ()
+    most = max(groups, key=lambda group: len(group.runs), default=None)  # where there is no baseline
+    reference = base.runs if base is not None else most.runs if most is not None else ()
+    what = "the baseline" if base is not None or most is None else most.label
     choices, notes = {}, []
     for value, places in by_value.items():
         refused: Counter[tuple[str, ...]] = Counter()
@@ -317,8 +324,7 @@ def _choose(
             else:
                 able.append(place)
         notes += [
-            f"{task.name}: {value}: {line} from the baseline; --allow=ASPECT takes them"
-            for line in unlike(refused, "run")
+            f"{task.name}: {value}: {line} from {what}; --allow=ASPECT takes them" for line in unlike(refused, "run")
         ]
         among = [groups[place] for place in able]
         best = chosen(among, [figures[place] for place in able])
@@ -335,7 +341,9 @@ def _choose(
     return choices, notes, lacking
 
 
-def _common(choices: Mapping[str, Mapping[str, Choice]], by: str) -> tuple[list[str], list[str], list[str]]:
+def _common(
+    choices: Mapping[str, Mapping[str, Choice]], by: str, refused: Sequence[str]
+) -> tuple[list[str], list[str], list[str]]:
     """The values and the tasks that all of them have; what must be said of the others.
 
     Where no task has all values, those that are in the fewest tasks are left out until one has.
@@ -362,7 +370,8 @@ def _common(choices: Mapping[str, Mapping[str, Choice]], by: str) -> tuple[list[
             f"--where '{hint}'"
         )
     if len(values) == 1 and len(having) == 1:
-        raise UserError(f"--by={by}: every run has {values[0]}, so there is nothing to compare")
+        why = f"every run has {values[0]}, so there is nothing to compare" if not refused else refused[0]
+        raise UserError(f"--by={by}: {why}")
     return values, common, notes
 
 

@@ -88,8 +88,10 @@ def sheet(comparison: Comparison) -> Sheet:
             Column("p", number=True, drop=5),
             Column("p\n(Holm)", number=True),
             Column("P\n(better)", number=True, drop=4),
-            Column("verdict", fold=14),
         ]
+    judged = tested or any(row.group.failed or row.refused or row.verdict == "not paired" for row in rows)
+    if judged:
+        columns.append(Column("verdict", fold=14))
     columns += [
         Column(f"{beside}\n{title(name)}", number=True, drop=3),
         Column("seconds", number=True, drop=2),
@@ -97,11 +99,13 @@ def sheet(comparison: Comparison) -> Sheet:
     also = any(row.group.also for row in rows)
     if also:
         columns.append(Column("also", fold=30))
-    cells = tuple((*_cells(row, name, tested, comparison.delta), *([row.group.also] if also else [])) for row in rows)
+    cells = tuple(
+        (*_cells(row, name, tested, judged, comparison.delta), *([row.group.also] if also else [])) for row in rows
+    )
     return Sheet(tuple(columns), cells, frozenset(comparison.best()), tuple(_captions(comparison, tested)))
 
 
-def _cells(row: Row, name: str, tested: bool, delta: float | None) -> list[str]:
+def _cells(row: Row, name: str, tested: bool, judged: bool, delta: float | None) -> list[str]:
     group = row.group
     seconds = mean(run.seconds.get("total") for run in group.runs)
     cells = [
@@ -120,8 +124,9 @@ def _cells(row: Row, name: str, tested: bool, delta: float | None) -> list[str]:
             probability(None if difference is None else difference.p),
             probability(row.p_holm),
             "-" if row.improvement is None else f"{row.improvement:.2f}",
-            row.told(delta),
         ]
+    if judged:
+        cells.append(row.told(delta))
     return [*cells, figure(group.partner, name), "-" if seconds is None else f"{seconds:.1f}"]
 
 
@@ -136,6 +141,12 @@ def _captions(comparison: Comparison, tested: bool) -> list[str]:
             f"{'exact ' if exact else ''}sign-flip test{'' if exact else ' (Monte Carlo beyond 20 pairs)'}; "
             f"Holm's correction for {comparison.tests} row{'s' * (comparison.tests != 1)}, verdict at {LEVEL:g}"
         )
+        if comparison.delta is not None:
+            lines.append(
+                f"equal within {comparison.delta:g}: two one-sided sign-flip tests, that the mean is above "
+                f"-{comparison.delta:g} and below {comparison.delta:g}, at {LEVEL:g} after Holm's correction; it goes "
+                "before better and worse"
+            )
     return [*lines, *comparison.notes]
 
 
@@ -151,8 +162,14 @@ def interval(bounds: tuple[float, float] | None, name: str, sign: bool = False) 
     """The bounds of an interval: `[1.94, 2.50]`."""
     if bounds is None:
         return "-"
-    low, high = (signed(bound, name) if sign else figure(bound, name) for bound in bounds)
+    low, high = (_end(bound, name, sign) for bound in bounds)
     return f"[{low}, {high}]"
+
+
+def _end(bound: float, name: str, sign: bool) -> str:
+    """The end of an interval; one that is not zero does not look like it, for that is what intervals are read for."""
+    text = signed(bound, name) if sign else figure(bound, name)
+    return text if text.strip("+-0.") or not bound else f"{bound:{'+' if sign else ''}.1g}"
 
 
 def probability(value: float | None) -> str:

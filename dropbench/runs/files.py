@@ -10,11 +10,22 @@ import zlib
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from dropbench.errors import UserError
+from dropbench.errors import UserError, nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
+
+
+def check_suffix(path: Path, suffixes: Sequence[str]) -> None:
+    """Refuses a file that would not be what its name says.
+
+    Raises:
+        UserError: the suffix is none of these.
+    """
+    if path.suffix.lower() not in suffixes:
+        shown = path.suffix or "no suffix"
+        raise UserError(f"--out={path}: {shown}; allowed: {', '.join(suffixes)}{nearest(path.suffix, suffixes)}")
 
 
 @contextmanager

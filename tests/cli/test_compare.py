@@ -124,6 +124,23 @@ def test_optional_stopping_is_said(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "seeds=auto chose the number of seeds in" in capsys.readouterr().out
 
 
+def test_what_where_left_out_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = sweep(tmp_path)
+    write(place / "main" / "f", result(9, strategy="gradual", test={}) | {"status": "failed"})
+    assert main(["compare", str(place), "--where", "test.error<9"]) == 0
+    text = capsys.readouterr().out
+    assert "--where leaves out 1 failed run\n" in text
+    assert "--where picks runs by test figures: no p value and no interval holds\n" in text
+    assert main(["compare", str(place), "--where", 'strategy in ["none", "gradual"]']) == 0
+    assert "--where" not in capsys.readouterr().out
+
+
+def test_a_path_may_stand_after_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = str(sweep(tmp_path))
+    assert main(["compare", "--metric", "test.nll", "--cost", place]) == 0
+    assert "nll" in capsys.readouterr().out
+
+
 def test_a_table_of_costs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", str(sweep(tmp_path)), "--cost"]) == 0
     text = capsys.readouterr().out

@@ -153,14 +153,15 @@ def test_the_edge_of_another_setting(tmp_path: Path) -> None:
 def test_a_command_that_goes_on(tmp_path: Path) -> None:
     groups = [runs(2.0, n=4, rate=0.5), runs(4.0, n=4, rate=0.4)]
     found = records(tmp_path, *groups)
-    typed = ["dataset=digits", "strategy=standard", "strategy.rate=0.5", "+seed=3", "output_root=my runs"]
+    typed = ["dataset=digits", "strategy=standard", "strategy.rate=0.5", "+seed=3", "output_root=my runs", "workers=2"]
     typed += ["extensions=[x]", "hydra.verbose=true", "model.widths=[64,64]"]
     for record in found:
         (record.path / ".hydra").mkdir()
         (record.path / ".hydra" / "overrides.yaml").write_text(json.dumps(typed))
     (advice,) = recommend(found)
     rate, seeds = (shlex.split(each.command) for each in advice.warnings)
-    kept = ["dropbench", "sweep", "dataset=digits", "strategy=standard", "output_root=my runs", "model.widths=[64,64]"]
+    here = f"output_root={found[0].path.parent.parent}"  # where the runs lie now, not where they were trained
+    kept = ["dropbench", "sweep", here, "dataset=digits", "strategy=standard", "model.widths=[64,64]"]
     assert rate == [*kept, "strategy.rate=0.6,0.7", "seed=range(0,4)"]
     kept.remove("strategy=standard")
     assert seeds == [*kept, "strategy=standard", "strategy.rate=0.5", "seed=range(0,10)"]

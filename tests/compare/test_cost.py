@@ -93,3 +93,30 @@ def test_equal_compute_needs_validation_figures_and_recorded_passes(tmp_path: Pa
     write(tmp_path / "main" / "old", result(2, 3.0))
     with pytest.raises(UserError, match="1 run did not record forward passes"):
         equal_compute(read([tmp_path]), None)
+
+
+def test_a_run_that_stopped_early_does_not_set_the_budget_of_the_others(tmp_path: Path) -> None:
+    records = read([study(tmp_path)])
+    run(tmp_path / "main", result(2, 8.0, strategy="none", rate=0.0), [8.0], 100)
+    equal = equal_compute(read([tmp_path]), None)
+    assert len(records) == 4
+    assert equal.notes[0].startswith("equal compute: digits/mlp: every run as it stood after 400 forward-backward")
+
+
+def test_each_form_of_the_data_has_its_own_budget(tmp_path: Path) -> None:
+    study(tmp_path)
+    for strategy, passes in (("none", 10), ("rdrop", 20)):
+        few = result(0, 9.0, strategy=strategy, group=strategy, settings={"dataset.train_size": 100})
+        run(tmp_path / "few", few, [9.5, 9.0], passes)
+    equal = equal_compute(read([tmp_path]), None)
+    assert [note.partition(" forward-backward")[0].rpartition(" ")[2] for note in equal.notes[:2]] == ["400", "20"]
+    assert "those of the whole runs" in equal.notes[-1]
+
+
+def test_a_target_that_was_never_measured_is_not_missed(tmp_path: Path) -> None:
+    place = study(tmp_path)
+    for path in place.glob("main/*/result.json"):
+        path.write_text(path.read_text().replace('"test": {', '"test_mc": {"error": 5.0}, "test": {'))
+    [found] = compare(read([place]), Options("test_mc.error", BASELINES))
+    assert cost(found.rows[0].group, 6.0).reached is None
+    assert cost_sheet(found, 6.0).rows[0][-3:] == ("-", "-", "-")

@@ -130,7 +130,7 @@ def test_band_equals_scipy() -> None:
     np.testing.assert_allclose(found.mean, values.mean(0), rtol=1e-14)
     np.testing.assert_allclose(found.low, low, rtol=1e-12)
     np.testing.assert_allclose(found.high, high, rtol=1e-12)
-    assert (found.runs, found.without, found.longest) == (4, 0, 3)
+    assert (found.runs, found.longest) == (4, 3)
 
 
 def test_a_single_run_has_no_interval() -> None:
@@ -147,12 +147,12 @@ def test_band_is_over_the_epochs_that_all_runs_have() -> None:
     found = band(runs, "x")
     assert found.epoch.tolist() == [1, 3]
     assert found.mean.tolist() == [2, 4]
-    assert (found.runs, found.without, found.longest) == (2, 2, 4)
+    assert (found.runs, found.longest) == (2, 4)
 
 
 def test_band_of_nothing() -> None:
     found = band([curve(x=[1.0])], "y")
-    assert (len(found.epoch), found.runs, found.without) == (0, 0, 1)
+    assert (len(found.epoch), found.runs) == (0, 0)
     assert len(band([], "y").mean) == 0
 
 

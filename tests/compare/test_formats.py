@@ -15,8 +15,9 @@ from recorded import result, write
 from dropbench.cli.comparing import DEFAULT
 from dropbench.compare.formats import FORMATS, as_csv, as_json, as_latex, as_markdown
 from dropbench.compare.rows import Comparison, compare
-from dropbench.compare.table import sheet
+from dropbench.compare.table import Sheet, sheet
 from dropbench.runs.records import RunRecord, read
+from dropbench.terminal import Column
 
 PROMISED = {
     "dataset", "model", "strategy", "optimizer", "rate", "n", "mean", "sd", "ci95", "delta", "delta_ci95", "p",
@@ -130,3 +131,10 @@ def test_an_empty_table_has_every_format(tmp_path: Path) -> None:
     assert as_markdown([], records) == "- 1 run: 0 done, 1 interrupted"
     assert as_latex([], records) == "1 run: 0 done, 1 interrupted."
     assert FORMATS == ("table", "md", "csv", "latex", "json")
+
+
+def test_a_cell_that_latex_would_take_for_an_option(tmp_path: Path) -> None:
+    one = Sheet((Column("x"), Column("y")), (("[256,256]", "*"), ("--", '"')), frozenset(), ())
+    lines = as_latex([one], []).splitlines()
+    assert "{}[256,256] & * \\\\" in lines
+    assert "-{}- & '' \\\\" in lines

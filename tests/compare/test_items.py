@@ -119,3 +119,20 @@ def test_predictions_that_make_no_sense_are_left_out(tmp_path: Path) -> None:
     assert again is not None
     np.testing.assert_array_equal(again.parts["test"].outputs, probabilities([]))
     assert again.parts["test"].classes
+
+
+def test_what_is_not_paired_is_not_tested_by_items_either(tmp_path: Path) -> None:
+    comparison(tmp_path, WRONG)
+    for folder in (tmp_path / "main").iterdir():
+        data = "a" if folder.name.startswith("none") else "b"
+        (folder / "record.json").write_text(f'{{"data": {{"sha256": "{data}"}}}}')
+    [found] = compare(records([tmp_path]), Options(baselines=(conditions("strategy=none"),)))
+    sheet = items_sheet(found)
+    assert sheet is not None
+    assert {row[-3:] for row in sheet.rows} == {("-", "-", "-")}
+
+
+def test_ensembles_of_other_seeds_are_not_tested(tmp_path: Path) -> None:
+    sheet = items_sheet(comparison(tmp_path, {"none": WRONG["none"], "gradual": WRONG["gradual"][:2]}))
+    assert sheet is not None
+    assert {row[2]: row[-3:] for row in sheet.rows}["gradual"] == ("-", "-", "0/2")

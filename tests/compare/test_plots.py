@@ -21,7 +21,7 @@ from dropbench.compare import panels
 from dropbench.compare.groups import Group, gather
 from dropbench.compare.panels import Line, Panel, profile, window
 from dropbench.errors import UserError
-from dropbench.runs.files import line
+from dropbench.runs.files import check_suffix, line
 from dropbench.runs.records import read
 
 plots = pytest.importorskip("dropbench.compare.plots")
@@ -355,7 +355,7 @@ def test_another_suffix_is_refused(groups: list[Group], tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"x\.pgn: \.pgn; allowed: \.png, \.svg; nearest: \.png$"):
         plots.save(plots.curves(groups), tmp_path / "x.pgn")
     with pytest.raises(UserError, match="no suffix; allowed"):
-        plots.check_suffix(tmp_path / "x")
+        check_suffix(tmp_path / "x", plots.SUFFIXES)
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="--out="):
         plots.save(plots.curves(groups), tmp_path / "file" / "x.png")

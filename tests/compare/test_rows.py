@@ -180,7 +180,7 @@ def test_no_seed_in_common(tmp_path: Path) -> None:
 def test_no_baseline_is_said(tmp_path: Path) -> None:
     found = table(tmp_path, *sweep({"gradual": SIX}))
     assert row(found, "gradual").verdict == "no baseline"
-    assert "no baseline for digits/mlp; --baseline KEY=VALUE names one" in found.notes
+    assert "no baseline for digits/mlp among these runs; --baseline KEY=VALUE names one" in found.notes
 
 
 def test_identical_figures(tmp_path: Path) -> None:
@@ -216,3 +216,60 @@ def test_more_seeds_are_for_the_observed_effect(tmp_path: Path) -> None:
 
     n = 10 + found.more
     assert power(n) >= 0.8 > power(n - 1)
+
+
+def test_refused_runs_are_in_no_probability(tmp_path: Path) -> None:
+    for i, content in enumerate(sweep({"none": [*BASE, 4.1], "gradual": [*SIX, 99.0]})):
+        folder = write(tmp_path / "main" / f"run{i:02}", content)
+        odd = content["seed"] == 6 and content["choices"]["strategy"] == "gradual"
+        (folder / "record.json").write_text(json.dumps(STAMP | ({"data": {"sha256": "f"}} if odd else {})))
+    [found] = compare(read([tmp_path]), NONE)
+    assert row(found, "gradual").improvement == 35 / 36
+    assert any("its mean is over all 7 runs" in note for note in found.notes)
+
+
+def test_a_delta_is_of_one_unit(tmp_path: Path) -> None:
+    adding = result(0, dataset="adding", task="regression") | {"test": {"rmse": 0.2}, "validation": {"rmse": 0.2}}
+    options = Options(baselines=NONE.baselines, delta=1.0)
+    with pytest.raises(UserError, match=r"--delta: runs are judged by test\.error, test\.rmse, in other units"):
+        table(tmp_path, result(0, 2.0), adding, options=options)
+
+
+def test_one_run_typed_in_two_ways_is_one(tmp_path: Path) -> None:
+    other = result(0, 2.0)
+    other["choices"] = other["choices"] | {"experiment": "mine"}
+    found = table(tmp_path, result(0, 2.0), other)
+    assert len(found.rows[0].runs) == 1
+    assert found.notes[0] == "1 run with the settings and the seed of another, counted once"
+
+
+def test_what_is_not_known_to_be_the_same_is_said(tmp_path: Path) -> None:
+    found = table(tmp_path / "a", *sweep({"none": BASE, "gradual": SIX}))
+    assert "not recorded of every run, so not known to be the same: data, code, compute" in found.notes
+    for i, content in enumerate(sweep({"none": BASE, "gradual": SIX})):
+        folder = write(tmp_path / "b" / "main" / f"run{i:02}", content)
+        (folder / "record.json").write_text(json.dumps(STAMP | {"git": {"commit": "a" * 40, "dirty": True}}))
+    [found] = compare(read([tmp_path / "b"]), NONE)
+    assert row(found, "gradual").verdict == "better"
+    assert found.notes == (
+        "some runs were trained by code that was changed since its commit: not known to be the same",
+    )
+
+
+def test_holm_out_of_reach_is_said(tmp_path: Path) -> None:
+    found = table(tmp_path, *sweep({"none": BASE, "gradual": SIX, "rdrop": [x + 0.1 for x in SIX]}))
+    told = "2 rows with so few pairs: after Holm's correction none can reach 5 %, so none is called better or worse"
+    assert any(note == f"{told}; it takes 7 pairs" for note in found.notes)
+
+
+def test_no_difference_at_all_needs_no_more_seeds(tmp_path: Path) -> None:
+    found = row(table(tmp_path, *sweep({"none": BASE, "gradual": BASE})), "gradual")
+    assert found.told(None) == "cannot tell (no difference at any seed)"
+
+
+def test_the_baseline_among_several_is_named(tmp_path: Path) -> None:
+    runs = [result(seed, 3.0 + rate + seed / 10, rate=rate) for rate in (0.2, 0.4) for seed in range(6)]
+    runs += [result(seed, 5.0 + seed / 10, strategy="none", rate=0.0) for seed in range(6)]
+    options = Options(baselines=(conditions("strategy=standard"),))
+    found = table(tmp_path, *runs, options=options)
+    assert "none: its baseline is standard 0.2, the best of several on the validation part" in found.notes

@@ -225,6 +225,8 @@ def test_intervals_and_probabilities() -> None:
     assert interval((1.0, 2.5), "error") == "[1.00, 2.50]"
     assert interval((-1.0, 2.5), "error", sign=True) == "[-1.00, +2.50]"
     assert interval(None, "error") == "-"
+    assert interval((-0.02, -0.0013), "error", sign=True) == "[-0.02, -0.001]"  # 0 is outside, and it looks so
+    assert interval((-0.02, 0.0), "error", sign=True) == "[-0.02, 0.00]"
     assert [probability(p) for p in (None, 1.0, 0.0625, 0.0005, 0.0004)] == ["-", "1.000", "0.062", "0.001", "<0.001"]
 
 
