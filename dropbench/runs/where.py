@@ -10,7 +10,8 @@
 - Names are the facts of a run (`FACTS`), its figures (`test.error`), and its settings by their dotted keys. `strategy`
   is the name of the choice, `strategy.rate` a setting of it.
 - A word without quotes that is no name is text, if some run has it there: `strategy==gradual`.
-- Numbers are ordered among numbers, text among text. Numbers, text, lists, and true or false never equal each other.
+- Numbers are ordered among numbers, text among text. Numbers, text, lists, and true or false never equal each other;
+  to compare a name with a kind of value that no run has there is refused (`seed!="3"` would mean every run).
   `in` looks into a list, or for a part of a text.
 - What a run lacks is unknown, and so is a comparison with it, its opposite, and an order of things of two kinds; a run
   is meant only where the whole is true (Kleene's logic, as in SQL). Therefore neither `rate<0.4` nor `not rate<0.4`
@@ -373,13 +374,25 @@ def _settled(node: _Condition, runs: _Runs) -> _Condition:
             names = [each for each in (left, right) if isinstance(each, _Name) and sign not in _ORDERS]
             names.sort(key=lambda name: name.word)  # what has a dot or is a fact can only be a name
             beside = next((name.key for name in names if runs.has(name.key)), "")
-            return _Comparison(_operand_settled(left, beside, runs), sign, _operand_settled(right, beside, runs))
+            one, other = _operand_settled(left, beside, runs), _operand_settled(right, beside, runs)
+            for name, value in ((one, other), (other, one)):
+                if isinstance(name, _Name) and isinstance(value, _Literal):
+                    _require_kind(name.key, value.value, runs)
+            return _Comparison(one, sign, other)
         case _Name(key):
             runs.require(key)
             values = runs.under(key)
             if values and not any(isinstance(value, bool) for value in values):
                 _refuse(key, f"this is not true or false of a run; compare it; {_EXAMPLE}")
     return node
+
+
+def _require_kind(key: str, value: object, runs: _Runs) -> None:
+    """Refuses to compare with what no run has there: `rate!="0.2"` would mean every run, for a rate is a number."""
+    kinds = {_kind(each) for each in runs.under(key)} - {"null"}
+    if kinds and not kinds & {_kind(value), "other"} and value is not None:
+        told = f'"{value}"' if isinstance(value, str) else str(value).lower()
+        _refuse(told, f"this is a {_kind(value)}, {key} a {' or a '.join(sorted(kinds))}")
 
 
 def _operand_settled(node: _Operand, beside: str, runs: _Runs) -> _Operand:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,7 @@ def line(text: str, records: tuple[RunRecord, ...] = ALL) -> str:
         "optimizer.learning_rate==0.1", "diagnostics", "not not diagnostics", "diagnostics==true",
         "diagnostics!=False", "control==mean", "not control==none", "early_stop!=3", "rate>0.2 or seed==9",
         "rate<0.3 and (seed==1 or seed==3)", "rate<strategy.rate<seconds", "seed<epoch<epochs", "rate>+.1",
-        "rate>- 1e-3 and rate!=0", "seed=='3' or seed==3", "rate<seed\n and\tseed==3", "rate<0.4\xa0and seed==3",
+        "rate>- 1e-3 and rate!=0", "seed==9 or seed==3", "rate<seed\n and\tseed==3", "rate<0.4\xa0and seed==3",
         "seed==3 and '==' not in id", "seed==3 and id!='a and b = c'", "seed==3 and id!='it\\'s'",
         r'seed==3 and "\d" not in id', "seed==3 and '' in id", "seed==3 and seed not in []", "id in [null, 'one']",
         "task==classification", "group=='g'", "seed==3 and true", "seed==3 and 1<2 and 'a'<'b' and not false",
@@ -115,10 +116,6 @@ def test_means_the_first(text: str) -> None:
         ("early_stop!=3", ["one"]),
         ("not early_stop<3", []),
         ("rate in [0, null]", ["two", "three", "four"]),
-        ("seed<'a' or not seed<'a'", []),  # of two kinds: no order
-        ("seed=='3'", []),
-        ("seed!='3'", ["one", "two", "three"]),
-        ("diagnostics==1", []),  # true is no number
         ("model.widths==64", []),
         ("model.widths<[65]", []),
         ("3 in seed", []),
@@ -241,6 +238,10 @@ KNOWN = (
         ("rate<1\0", f"rate<1\0: nothing is written with \0 here; {ALLOWED}"),
         ("(" * 21 + "1" + ")" * 21, f"{'(1'}{')' * 21}: more than 20 parentheses in one another"),
         ("not " * 30 + "true", f"{'not ' * 10}true: more than 20 conditions in one another"),
+        ("seed<'a'", '"a": this is a text, seed a number'),
+        ("seed!='3'", '"3": this is a text, seed a number'),  # it would mean every run
+        ("3=='x' or '3'==seed", '"3": this is a text, seed a number'),
+        ("diagnostics==1", "1: this is a number, diagnostics a truth"),
         ("strategi==3", f"strategi: {KNOWN}; nearest: strategy"),
         ("strategi==gradual", f"strategi: {KNOWN}; nearest: strategy"),
         ("model.width==3", f"model.width: {KNOWN}; nearest: model.widths"),
@@ -381,6 +382,7 @@ def test_whatever_lies_in_a_run_folder(tmp_path: Path) -> None:
     everything = [f"k{n}" for n in range(6)] + ["rate", "seed", "test.error", "seconds", "study", "k0.k1"]
     for name in everything:
         for text in (f"{name}<{name}", f"{name}==k1", f"k2 in {name}", f"{name} in [k3, null, [1]]", f"{name}>'x'"):
-            select(records, f"not {text}")
+            with suppress(UserError):  # of a kind that no run has there
+                select(records, f"not {text}")
     for record in records:
         facts(record)
