@@ -369,6 +369,8 @@ def _common(
             f"only tasks that all values have are used, left out: {_list(said)}; to leave out a value instead: "
             f"--where '{hint}'"
         )
+    if choices and not values:
+        raise UserError(f"--by={by}: {refused[0] if refused else 'no run has a figure to choose its setting by'}")
     if len(values) == 1 and len(having) == 1:
         why = f"every run has {values[0]}, so there is nothing to compare" if not refused else refused[0]
         raise UserError(f"--by={by}: {why}")
