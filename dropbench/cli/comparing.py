@@ -129,7 +129,10 @@ def noted(options: Options, records: Iterable[RunRecord]) -> Options:
 
 def _races(records: Iterable[RunRecord], metric: str | None) -> Iterator[str]:
     """What must be said where the number of seeds was chosen by looking at them (`seeds=auto`)."""
-    studies = {os.path.dirname(record.path) for record in records}  # noqa: PTH120 - 10,000 Paths would take time
+    ends: dict[str, list[RunRecord]] = {}  # of each study: 10,000 paths would take time
+    for record in records:
+        ends.setdefault(record.study, [record])[1:] = [record]
+    studies = {str(record.path.parent) for both in ends.values() for record in both}
     raced = sorted(study for study in studies if any(map(_is_race, _manifests(study))))
     if not raced:
         return

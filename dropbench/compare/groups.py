@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
 CHOICES = ("dataset", "model", "strategy", "optimizer")
-_FIGURES = {"classification": "error", "regression": "rmse"}
+_JUDGED = {"classification": "test.error", "regression": "test.rmse"}
 _FALLBACK = ("error", "rmse", "perplexity", "loss")
 
 
@@ -103,7 +103,8 @@ def gather(
         metric: a figure, `test.error`.
         value: the figure of a run; by default that which is recorded.
     """
-    value = value or (lambda record: record.figure(metric))
+    split, _, name = metric.partition(".")
+    value = value or (lambda record: record.figures.get(split, {}).get(name))
     done: dict[tuple[object, ...], dict[int, tuple[RunRecord, float]]] = defaultdict(dict)
     failed: dict[tuple[object, ...], dict[int, RunRecord]] = defaultdict(dict)
     for record in records:
@@ -111,7 +112,8 @@ def gather(
             continue
         if record.state == "failed" and any(name not in record.choices for name in CHOICES):
             continue
-        key: tuple[object, ...] = (record.group, record.rate, *(record.choices[name] for name in CHOICES))
+        choices = record.choices
+        key: tuple[object, ...] = (record.group, record.rate, *[choices[name] for name in CHOICES])
         if record.state == "failed":
             failed[key].setdefault(record.seed, record)
         elif (figure := value(record)) is not None:
@@ -139,7 +141,8 @@ def once(records: Iterable[RunRecord]) -> tuple[list[RunRecord], int]:
     first: dict[tuple[object, ...], RunRecord] = {}
     left, doubles = [], 0
     for record in records:
-        key = (record.group, record.seed, record.rate, *(record.choices.get(name) for name in CHOICES))
+        choices = record.choices
+        key = (record.group, record.seed, record.rate, *[choices.get(name) for name in CHOICES])
         if record.state == "done" and key in first:
             doubles += 1
             continue
@@ -157,8 +160,11 @@ def tally(records: Iterable[RunRecord]) -> str:
 
 def default_metric(record: RunRecord) -> str:
     """The figure by which a run is judged."""
+    known = _JUDGED.get(record.task)
+    if known is not None:
+        return known
     test = record.figures.get("test", {})
-    return f"test.{_FIGURES.get(record.task) or next((name for name in _FALLBACK if name in test), 'loss')}"
+    return f"test.{next((name for name in _FALLBACK if name in test), 'loss')}"
 
 
 def partner(metric: str) -> str:

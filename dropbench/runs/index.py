@@ -93,23 +93,24 @@ class _Kind:
         fields = dict(zip(("state", "study", "group", "task", "rule"), self.about, strict=True))
         return fields | {"reason": "", "choices": self.choices, "stamp": self.stamp}
 
-    def record(self, path: Path, row: tuple[Any, ...]) -> RunRecord:
-        """The record of a run in this row. Mappings are made when they are asked for: of 10,000 runs few are all."""
+    def record(self, path: str, row: tuple[Any, ...]) -> RunRecord:
+        """The record of a run in this row. Path and mappings are made when they are asked for: few of 10,000 are."""
         seed, rate, epoch = self._places[0]
         # Its __init__ sets a frozen field at a time, which takes as long as the rest.
         record = object.__new__(RunRecord)
         vars(record).update(
             self._common,
-            path=path,
             seed=row[seed] if seed else None,
             rate=row[rate] if rate else None,
             epoch=row[epoch] if epoch else None,
-            _late=partial(self._late, row),
+            _late=partial(self._late, path, row),
         )
         return record
 
-    def _late(self, row: tuple[Any, ...], field: str) -> Mapping[str, Any]:
-        """A mapping in the record of a run."""
+    def _late(self, path: str, row: tuple[Any, ...], field: str) -> Path | Mapping[str, Any]:
+        """The path or a mapping in the record of a run."""
+        if field == "path":
+            return Path(path)
         if field == "settings":
             return self.settings | {"seed": row[self._places[0][0]]} if self.own else self.settings
         parts = {
@@ -162,7 +163,7 @@ class Index:
         if not hypot(*row) < 1e100:  # every number is finite, and one to compute with
             return None
         self._kept.append((entry.name, kind, packed))
-        return identity, kind.record(self.folder / entry.name, row)
+        return identity, kind.record(entry.path, row)
 
     def put(self, record: RunRecord, result: os.stat_result, beside: os.stat_result | None, now: int) -> None:
         """Remembers a run that was read.

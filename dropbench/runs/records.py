@@ -88,7 +88,7 @@ class RunRecord:
     stamp: Mapping[str, str] = field(default_factory=dict)
 
     def __getattr__(self, name: str) -> Any:
-        """A mapping that the index has not made yet: it gives a record with `_late` in place of them."""
+        """What the index has not made yet: it gives a record with `_late` in place of path and mappings."""
         if name.startswith("_") or "_late" not in vars(self):
             raise AttributeError(name)
         try:
