@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from dropbench.compare.curves import reached, read_curve, within
-from dropbench.compare.groups import columns_that_differ, count, default_metric, mean, partner, selector
-from dropbench.compare.table import Sheet
+from dropbench.compare.groups import count, default_metric, mean, partner, selector
+from dropbench.compare.table import Sheet, name_columns
 from dropbench.compare.tasks import tasks
 from dropbench.errors import UserError
 from dropbench.terminal import Column
@@ -82,14 +82,8 @@ def cost_sheet(comparison: Comparison, target: float | None) -> Sheet:
     """The table of what the rows of a comparison cost."""
     rows = comparison.rows
     costs = [cost(row.group, target) for row in rows]
-    telling = columns_that_differ([row.group for row in rows])
     columns = [
-        Column("dataset", drop=0 if "dataset" in telling else 1),
-        Column("model", drop=0 if "model" in telling else 1),
-        Column("strategy"),
-        Column("optimizer", drop=0 if "optimizer" in telling else 1),
-        Column("rate", number=True),
-        Column("n", number=True),
+        *name_columns(rows),
         Column("seconds", number=True),
         Column("samples\nseen", number=True, drop=3),
         Column("forward\npasses", number=True),

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dropbench.compare.groups import columns_that_differ, figure, title
+from dropbench.compare.groups import figure, title
 from dropbench.compare.rows import LEVEL
 from dropbench.compare.statistics import mcnemar
-from dropbench.compare.table import Sheet, probability
+from dropbench.compare.table import Sheet, name_columns, probability
 from dropbench.runs.predictions import read
 from dropbench.runs.records import PREDICTIONS
 from dropbench.terminal import Column
@@ -130,14 +130,8 @@ def items_sheet(comparison: Comparison) -> Sheet | None:
             found[id(base)] = each
     shown = [row for row in kept if id(row.group) in found]
     classes = any(found[id(row.group)].classes for row in shown)
-    telling = columns_that_differ([row.group for row in shown])
     columns = [
-        Column("dataset", drop=0 if "dataset" in telling else 1),
-        Column("model", drop=0 if "model" in telling else 1),
-        Column("strategy"),
-        Column("optimizer", drop=0 if "optimizer" in telling else 1),
-        Column("rate", number=True),
-        Column("n", number=True),
+        *name_columns(shown),
         Column(f"{split.replace('_', ' ')}\n{title(name)}", number=True),
         Column("se over\nseeds", number=True, drop=5),
         Column("se over\nitems", number=True, drop=6),

@@ -70,13 +70,10 @@ def sheet(comparison: Comparison) -> Sheet:
     rows = comparison.rows
     split, _, name = comparison.metric.partition(".")
     beside = partner(comparison.metric).partition(".")[0].replace("_", " ")
-    telling = columns_that_differ([row.group for row in rows])
     tested = any(row.difference for row in rows)
     methods = dict.fromkeys(row.difference.method for row in rows if row.difference and row.difference.interval)
-    columns = [Column(key, drop=0 if key in telling or key == "strategy" else 1) for key in CHOICES]
-    columns += [
-        Column("rate", number=True),
-        Column("n", number=True),
+    columns = [
+        *name_columns(rows),
         Column(f"{split.replace('_', ' ')}\n{title(name)}", number=True),
         Column("sd", number=True, drop=7 if tested else 0),
         Column("95 % CI\n(t)", number=True, drop=6),
@@ -103,6 +100,13 @@ def sheet(comparison: Comparison) -> Sheet:
         (*_cells(row, name, tested, judged, comparison.delta), *([row.group.also] if also else [])) for row in rows
     )
     return Sheet(tuple(columns), cells, frozenset(comparison.best()), tuple(_captions(comparison, tested)))
+
+
+def name_columns(rows: Sequence[Row]) -> list[Column]:
+    """The columns that say which group a row is; of them those go first that say the same in every row."""
+    telling = columns_that_differ([row.group for row in rows])
+    names = [Column(key, drop=0 if key in telling or key == "strategy" else 1) for key in CHOICES]
+    return [*names, Column("rate", number=True), Column("n", number=True)]
 
 
 def _cells(row: Row, name: str, tested: bool, judged: bool, delta: float | None) -> list[str]:
