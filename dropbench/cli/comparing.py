@@ -13,7 +13,7 @@ from dropbench.compare.baseline import conditions
 from dropbench.compare.groups import count
 from dropbench.compare.rows import ASPECTS, Options
 from dropbench.errors import UserError
-from dropbench.runs.records import read
+from dropbench.runs.find import read
 from dropbench.runs.where import select
 
 if TYPE_CHECKING:

@@ -76,7 +76,7 @@ def _resume(paths: list[Path], options: argparse.Namespace, command: list[str], 
 
 
 def _read(path: Path, found: bool) -> list[RunRecord]:
-    from dropbench.runs.records import read
+    from dropbench.runs.find import read
 
     try:
         return read([path])

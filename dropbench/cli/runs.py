@@ -13,7 +13,8 @@ from dropbench.cli.parser import Parser
 from dropbench.compare.groups import CHOICES, count, default_metric, figure, tally, title
 from dropbench.errors import UserError, nearest
 from dropbench.runs.files import unsealed
-from dropbench.runs.records import RunRecord, folders, read, read_run
+from dropbench.runs.find import folders, read
+from dropbench.runs.records import RunRecord, read_run
 from dropbench.runs.remove import obstacle, remove, size
 from dropbench.runs.where import facts, select
 from dropbench.terminal import Column, clean, console, say, setting, show_table, tell

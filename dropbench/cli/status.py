@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from dropbench.cli.parser import Parser
 from dropbench.compare.groups import default_metric, figure
 from dropbench.errors import UserError
-from dropbench.runs.records import RunRecord, folders, read_run
+from dropbench.runs.find import folders
+from dropbench.runs.records import RunRecord, read_run
 from dropbench.sweep.manifest import manifests
 from dropbench.sweep.slurm import FOLDER, Queue, look
 from dropbench.terminal import clean, tell

@@ -1,4 +1,4 @@
-"""Reads run folders back. Whatever lies there, nothing raises and every run is accounted for.
+"""Reads a run folder back. Whatever lies there, nothing raises.
 
 The state of a run is derived, never stored: `result.json` present = done or failed (unreadable if it is torn or not one
 of ours); otherwise running while the file `lock` is held; else pruned where `pruned.json` says so; else interrupted.
@@ -7,24 +7,19 @@ of ours); otherwise running while the file `lock` is held; else pruned where `pr
 from __future__ import annotations
 
 import fcntl
-import gc
 import json
 import os
 import stat
-import time
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from sys import intern
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
-
-from dropbench.errors import UserError
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
     from dropbench.config import Run
-    from dropbench.runs.index import Index
 
 State = Literal["done", "failed", "pruned", "running", "interrupted", "unreadable"]
 STATES: tuple[State, ...] = ("done", "failed", "pruned", "running", "interrupted", "unreadable")
@@ -36,8 +31,6 @@ SPLITS = ("train", "validation", "test")
 #: What is measured of a run: the splits, and where it was asked for the held-out ones again, by the mean of passes with
 #: noise (`mc`) and after the least of the net was cut (`pruned`).
 MEASURED = (*SPLITS, "validation_mc", "test_mc", "validation_pruned", "test_pruned")
-_MARKS = frozenset({"result.json", "config.yaml", "lock"})  # one of them makes a folder a run folder
-_DEPTH = 2  # root / study / run
 _LARGEST = 8 << 20  # a result.json is a few kilobytes
 _SIZES = ("epochs", "steps", "parameters", "peak_memory_bytes")
 _COST = ("samples", "forward_passes")
@@ -108,159 +101,16 @@ class RunRecord:
         return self.figures.get(split, {}).get(figure)
 
 
-def read(paths: Iterable[str | Path] = ("outputs",), index: bool = True) -> list[RunRecord]:
-    """Reads all runs under the paths, each once, in the order of their names.
-
-    Args:
-        paths: see `folders`.
-        index: whether to use, and keep up, what earlier readings left beside the runs (see `runs.index`).
-
-    Raises:
-        UserError: there is no run under one of the paths.
-    """
-    collecting = gc.isenabled()
-    gc.disable()  # there is no garbage here, and to look for it among 10,000 records takes time
-    try:
-        return _read_all(paths, index)
-    finally:
-        if collecting:
-            gc.enable()
-
-
-def _read_all(paths: Iterable[str | Path], index: bool) -> list[RunRecord]:
-    now = time.time_ns()
-    shared = _Shared()
-    records = []
-    indexes: dict[Index, None] = {}
-    for run in _found(paths, index):
-        record = run.record
-        if record is None:
-            record, files = _read(Path(run.path), shared)
-            if files is not None and run.listed is not None:
-                run.listed.put(record, *files, now)
-                indexes.setdefault(run.listed)
-        records.append(record)
-    for each in indexes:
-        each.save()
-    return records
-
-
-def folders(paths: Iterable[str | Path] = ("outputs",)) -> list[Path]:
-    """The run folders under the paths; each path is a run folder, a study, or a folder of studies.
-
-    Raises:
-        UserError: there is none under one of the paths.
-    """
-    return [Path(run.path) for run in _found(paths, index=False)]
-
-
-class _Found(NamedTuple):
-    """A run folder.
-
-    Args:
-        identity: device and inode.
-        path: the folder.
-        listed: the index of the folder in which it lies, if that is used.
-        record: what that knows of it.
-    """
-
-    identity: tuple[int, int]
-    path: str
-    listed: Index | None = None
-    record: RunRecord | None = None
-
-
-def _found(paths: Iterable[str | Path], index: bool) -> Iterable[_Found]:
-    """The run folders under the paths; raises as `folders` does."""
-    found: dict[tuple[int, int], _Found] = {}
-    for path in map(Path, paths):
-        if not path.is_dir():
-            raise UserError(
-                f"{path}: there is no such folder" if not path.exists() else f"{path}: this is not a folder"
-            )
-        runs, _ = _walk(os.fspath(path), _DEPTH, set(), index)
-        if not runs:
-            raise UserError(f"{path}: there is no run folder in it")
-        for run in runs:
-            found.setdefault(run.identity, run)
-    return found.values()
-
-
-def _walk(folder: str, depth: int, seen: set[tuple[int, int]], index: bool) -> tuple[list[_Found], bool]:
-    """The run folders in `folder`, and whether it is one itself. Links are followed, each folder is entered once."""
-    identity = _identity(folder)
-    if identity in seen:
-        return [], False
-    seen.add(identity)
-    try:
-        with os.scandir(folder) as entries:
-            inside = list(entries)
-    except PermissionError:
-        return [_Found(identity, folder)], False  # what cannot be listed is counted, as unreadable
-    except OSError:
-        return [], False  # a loop of links, or gone meanwhile
-    names = {entry.name for entry in inside}
-    if not _MARKS.isdisjoint(names):
-        return [_Found(identity, folder)], True
-    found: list[_Found] = []
-    if depth:
-        bare: list[_Found] = []
-        runs_here = False
-        known = _index(folder, identity[0], names) if index else None
-        # A run goes by its own name before the names of links to it.
-        for entry in sorted(inside, key=lambda entry: (entry.is_symlink(), entry.name)):
-            if entry.name.startswith(".") or not _is_folder(entry):
-                continue
-            hit = known.get(entry) if known is not None else None
-            if hit is not None and hit[0] in seen:
-                inner, is_run = [], False
-            elif hit is not None:
-                seen.add(hit[0])
-                inner, is_run = [_Found(hit[0], entry.path, known, hit[1])], True
-            else:
-                inner, is_run = _walk(entry.path, depth - 1, seen, index)
-                if is_run:
-                    inner = [run._replace(listed=known) for run in inner]
-            found += inner
-            runs_here |= is_run
-            if not inner and not entry.is_symlink():
-                bare.append(_Found(_identity(entry.path), entry.path))
-        if runs_here:  # a study: what lies beside the runs was to be a run
-            found = sorted(found + bare, key=lambda run: run.path)
-    return found, False
-
-
-def _index(folder: str, device: int, names: set[str]) -> Index:
-    from dropbench.runs.index import NAME, Index
-
-    return Index(folder, device, NAME in names)
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:
-        return False
-
-
-def _identity(path: str) -> tuple[int, int]:
-    try:
-        status = os.stat(path)  # noqa: PTH116 - a Path for each of 10,000 takes time
-    except (OSError, ValueError):
-        return (-1, hash(path))
-    return (status.st_dev, status.st_ino)
-
-
 def read_run(folder: Path) -> RunRecord:
     """Reads one run folder; never raises."""
-    return _read(folder, _Shared())[0]
+    return read_with(folder, Shared())[0]
 
 
 #: `result.json` and `record.json` as they were when they were read; None for one that is not there.
 Files = tuple[os.stat_result, os.stat_result | None]
 
 
-def _read(folder: Path, shared: _Shared) -> tuple[RunRecord, Files | None]:
+def read_with(folder: Path, shared: Shared) -> tuple[RunRecord, Files | None]:
     """One run folder, and what its record was read from where it stays true as long as those files stay the same."""
     try:
         try:
@@ -296,7 +146,7 @@ class ForeignError(Exception):
     """The file is there, and not what it should be."""
 
 
-class _Shared:
+class Shared:
     """What many runs have in common, each once in memory."""
 
     def __init__(self) -> None:
@@ -339,7 +189,7 @@ def content(path: str, largest: int = _LARGEST) -> tuple[bytes, os.stat_result]:
         os.close(descriptor)
 
 
-def _finished(folder: Path, shared: _Shared) -> tuple[RunRecord, Files | None]:
+def _finished(folder: Path, shared: Shared) -> tuple[RunRecord, Files | None]:
     """A run that has a result."""
     path = os.fspath(folder)
     text, result = content(f"{path}/result.json")
@@ -367,7 +217,7 @@ def _finished(folder: Path, shared: _Shared) -> tuple[RunRecord, Files | None]:
     return record, (result, beside) if known and _text(data, "study") else None
 
 
-def _parse(folder: Path, data: dict[str, Any], facts: dict[str, Any], shared: _Shared) -> RunRecord:
+def _parse(folder: Path, data: dict[str, Any], facts: dict[str, Any], shared: Shared) -> RunRecord:
     """The record of a run with this `result.json` and, where it is done, this `record.json`."""
     selection, settings, cost = (_mapping(data, key) for key in ("selection", "settings", "cost"))
     seed = _whole(data, "seed")

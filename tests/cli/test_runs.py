@@ -16,7 +16,8 @@ from recorded import result, study, write
 
 from dropbench.cli import main
 from dropbench.runs import remove
-from dropbench.runs.records import read, read_run
+from dropbench.runs.find import read
+from dropbench.runs.records import read_run
 
 LS = """\
 run                                   state          test  rate  seconds  note

@@ -20,7 +20,8 @@ from dropbench.compare.baseline import conditions
 from dropbench.compare.rows import Options
 from dropbench.compare.scores import Across, across
 from dropbench.errors import UserError
-from dropbench.runs.records import RunRecord, read
+from dropbench.runs.find import read
+from dropbench.runs.records import RunRecord
 
 DEFAULT = Options(baselines=(conditions("strategy=none"), conditions("strategy=standard")))
 Content = dict[str, Any]

@@ -16,7 +16,8 @@ from scipy import stats
 
 from dropbench.compare.recommend import Advice, recommend, sheet, show_recommend
 from dropbench.errors import UserError
-from dropbench.runs.records import RunRecord, read
+from dropbench.runs.find import read
+from dropbench.runs.records import RunRecord
 
 Content = dict[str, Any]
 NOISE = (0.3, -0.2, 0.1, -0.1, 0.2, -0.3, 0.15, -0.15, 0.05, -0.05)

@@ -10,7 +10,8 @@ from recorded import result, write
 from dropbench.compare.baseline import Baseline, baselines, check, conditions
 from dropbench.compare.groups import Group, gather
 from dropbench.errors import UserError
-from dropbench.runs.records import RunRecord, read
+from dropbench.runs.find import read
+from dropbench.runs.records import RunRecord
 
 NONE, STANDARD = conditions("strategy=none"), conditions("strategy=standard")
 

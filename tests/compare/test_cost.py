@@ -13,7 +13,7 @@ from dropbench.compare.cost import cost, cost_sheet, equal_compute
 from dropbench.compare.rows import Options, compare
 from dropbench.errors import UserError
 from dropbench.runs.files import line
-from dropbench.runs.records import read
+from dropbench.runs.find import read
 
 BASELINES = (conditions("strategy=none"),)
 

@@ -13,9 +13,9 @@ from scipy import stats
 from dropbench.compare.baseline import conditions
 from dropbench.compare.items import items, items_sheet
 from dropbench.compare.rows import Comparison, Options, compare
+from dropbench.runs.find import read as records
 from dropbench.runs.predictions import Part, Predictions, read, save
 from dropbench.runs.records import PREDICTIONS
-from dropbench.runs.records import read as records
 
 TARGETS = np.array([0, 1] * 5)
 

@@ -22,7 +22,7 @@ from dropbench.compare.report import origins, report, save
 from dropbench.compare.rows import Options
 from dropbench.errors import UserError
 from dropbench.runs.files import line
-from dropbench.runs.records import read
+from dropbench.runs.find import read
 from dropbench.terminal import clean
 
 OPTIONS = Options(baselines=(conditions("strategy=none"), conditions("strategy=standard")))

@@ -22,7 +22,7 @@ from dropbench.compare.groups import Group, gather
 from dropbench.compare.panels import Line, Panel, profile, window
 from dropbench.errors import UserError
 from dropbench.runs.files import check_suffix, line
-from dropbench.runs.records import read
+from dropbench.runs.find import read
 
 plots = pytest.importorskip("dropbench.compare.plots")
 pytest.importorskip("matplotlib", reason="pictures need matplotlib")

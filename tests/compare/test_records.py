@@ -16,7 +16,8 @@ from recorded import result, study, write
 
 from dropbench.compare.table import tally
 from dropbench.errors import UserError
-from dropbench.runs.records import folders, read, read_run
+from dropbench.runs.find import folders, read
+from dropbench.runs.records import read_run
 
 
 def test_every_field(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from scipy import stats
 from dropbench.compare.baseline import conditions
 from dropbench.compare.rows import Comparison, Options, Row, compare
 from dropbench.errors import UserError
-from dropbench.runs.records import read
+from dropbench.runs.find import read
 
 NONE = Options(baselines=(conditions("strategy=none"), conditions("strategy=standard")))
 STAMP = {"versions": {"dropbench": "0.9.0", "torch": "2.13.0+cpu"}, "hardware": {"device": "cpu"},

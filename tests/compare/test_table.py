@@ -15,7 +15,8 @@ from dropbench.compare.groups import figure, gather
 from dropbench.compare.rows import Options
 from dropbench.compare.table import interval, print_table, probability, signed
 from dropbench.errors import UserError
-from dropbench.runs.records import RunRecord, read
+from dropbench.runs.find import read
+from dropbench.runs.records import RunRecord
 
 
 def printed(

@@ -31,8 +31,8 @@ from dropbench.errors import UserError
 from dropbench.loggers import Log, Logger, Point, Subject
 from dropbench.loggers.none import NoLogger
 from dropbench.parts import find, names
+from dropbench.runs.find import folders
 from dropbench.runs.folder import METRICS, RESULT, RunFolder
-from dropbench.runs.records import folders
 from dropbench.schema import plain
 from dropbench.sweep.local import Local
 from dropbench.sweep.report import Report

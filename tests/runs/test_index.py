@@ -23,7 +23,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "compare"))
 from recorded import result, write
 
 from dropbench.runs import index, records
-from dropbench.runs.records import RunRecord, read, read_run
+from dropbench.runs.find import read
+from dropbench.runs.records import RunRecord, read_run
 
 FACTS = {
     "versions": {"dropbench": "0.3.0", "torch": "2.13.0+cpu"},

@@ -16,7 +16,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "compare"))
 from recorded import result, study, write
 
 from dropbench.errors import UserError
-from dropbench.runs.records import RunRecord, read
+from dropbench.runs.find import read
+from dropbench.runs.records import RunRecord
 from dropbench.runs.where import FACTS, facts, select, where
 
 ONE = RunRecord(
