@@ -115,7 +115,9 @@ def _picture(kind: str, metric: str | None, groups: Sequence[Group]) -> Picture:
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="dropbench plot",
-        description="Pictures of recorded runs: " + "; ".join(f"{kind}: {text}" for kind, text in KINDS.items()) + ".",
+        description="Pictures of recorded runs: "
+        + "; ".join(f"{kind}: {text}" for kind, text in KINDS.items())
+        + ". --metric of curves is train.* or validation.*; both parts are drawn unless it is given.",
     )
     parser.add_argument("kind", choices=list(KINDS), metavar="KIND", help=", ".join(KINDS))
     add_runs(parser)

@@ -12,14 +12,12 @@ from __future__ import annotations
 
 import json
 import math
-import re
-import shlex
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
+from dropbench.compare.again import command
 from dropbench.compare.formats import as_markdown
 from dropbench.compare.groups import (
     Group,
@@ -40,11 +38,10 @@ from dropbench.compare.table import Sheet, interval, print_sheet, probability
 from dropbench.compare.tasks import Task, aspects, chosen, selecting, tasks, telling, unlike, words
 from dropbench.errors import UserError
 from dropbench.runs.files import finite
-from dropbench.terminal import Column, clean, console, prose, say, setting
+from dropbench.terminal import Column, console, prose, say, setting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-    from pathlib import Path
 
     from dropbench.compare.statistics import Difference
     from dropbench.runs.records import RunRecord
@@ -58,8 +55,6 @@ MANY = 10
 _HIGHEST = 0.95  # rates that are proposed are below
 _RATE = "strategy.rate"
 _NAMED = 6  # names in a sentence
-_MOST = 1 << 13  # bytes of overrides that are looked at
-_WORD = re.compile(r"[+~]*([\w./@-]+)(=.*)?\Z", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -444,9 +439,9 @@ def _warnings(tried: Sequence[Tried], groups: Sequence[Group]) -> Iterator[Warne
     for key, value, values in _searched(best, groups):
         numbers = ",".join(f"{number:g}" for number in values)
         what = f"rate that was tried of {strategy}" if key == _RATE else f"{key} that was tried"
-        command = _command(first, {key: numbers}, seeds) if values else ""
+        typed = command(first, {key: numbers}, seeds) if values else ""
         advice = f"; try {numbers.replace(',', ', ')}" if values else ""
-        yield Warned(f"{value} {what}{advice}", command)
+        yield Warned(f"{value} {what}{advice}", typed)
     others = sum(bool(each.group.runs) for each in tried[1:])
     needed = next((n for n in range(FEWEST, EXACT) if smallest_p(n) * others <= LEVEL), EXACT)
     if len(seeds) < needed:
@@ -456,7 +451,7 @@ def _warnings(tried: Sequence[Tried], groups: Sequence[Group]) -> Iterator[Warne
         changes = {"strategy": ",".join(names)} | ({_RATE: ",".join(f"{rate:g}" for rate in rates)} if rates else {})
         yield Warned(
             f"{count(len(seeds), 'seed')}: a test of {count(others, 'other setting')} takes {needed}, a claim {CLAIM}",
-            _command(first, changes, range(max(needed, CLAIM))),
+            command(first, changes, range(max(needed, CLAIM))),
         )
     if best.failed:
         number = len(best.failed)
@@ -523,57 +518,6 @@ def _other(group: Group, among: Sequence[Group]) -> dict[str, object]:
 
 def _valued(value: float | None, name: str) -> str:
     return f"{figure(value, name)} %" if name.endswith("error") else figure(value, name)
-
-
-#: What was typed for the machine and not for the result, and what the command says itself.
-_NOT_MEANT = frozenset(
-    {"seed", "seeds", "rerun", "study", "output_root", "data_root", "workers", "stack", "launcher", "device", "budget"}
-)
-
-
-def _command(run: RunRecord, changes: Mapping[str, str], seeds: Sequence[int]) -> str:
-    """A sweep of runs like this one, with other values, into its folder; `` where it is not known what was typed.
-
-    Extensions are left out: what a file names is not imported because it names it.
-    """
-    typed = _overrides(run.path)
-    if typed is None:
-        return ""
-    study, root = run.path.parent.name, str(run.path.parent.parent)
-    kept = [f"study={study}"] if study != "main" else []
-    kept += [f"output_root={root}"] if root != "outputs" else []
-    for word in typed:
-        match = _WORD.match(word)
-        key = match[1] if match else ""
-        if not key or key.partition(".")[0] == "hydra" or key == "extensions":
-            continue
-        if key in changes or key in _NOT_MEANT:
-            continue
-        if "strategy" in changes and "," in changes["strategy"] and key.startswith("strategy."):
-            return ""  # it may mean nothing to another strategy
-        kept.append(word)
-    ordered = sorted(seeds)
-    follow = len(ordered) > 2 and all(after == before + 1 for before, after in pairwise(ordered))
-    listed = f"range({ordered[0]},{ordered[-1] + 1})" if follow else ",".join(map(str, ordered))
-    command = ["dropbench", "sweep", *kept, *(f"{key}={value}" for key, value in changes.items()), f"seed={listed}"]
-    return clean(shlex.join(command))
-
-
-def _overrides(folder: Path) -> list[str] | None:
-    """What the user typed for a run; None where it is not recorded."""
-    import yaml
-
-    path = folder / ".hydra" / "overrides.yaml"
-    try:
-        if not path.is_file() or path.stat().st_size > _MOST:
-            return None
-        with path.open("rb") as file:
-            data = yaml.safe_load(file.read(_MOST))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError):
-        return None
-    if not isinstance(data, list) or not all(isinstance(word, str) for word in data):
-        return None
-    return data
 
 
 def _captions(advice: Advice, several: bool) -> list[str]:

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import math
 import re
-import shlex
 from collections import Counter, defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
@@ -26,6 +24,7 @@ from dropbench.compare import plots
 from dropbench.compare.cost import cost_sheet
 from dropbench.compare.groups import CHOICES, count, figure, partner, tally, title
 from dropbench.compare.items import items_sheet
+from dropbench.compare.origin import Origin, cut, origins
 from dropbench.compare.recommend import recommend
 from dropbench.compare.rows import LEVEL, compare
 from dropbench.compare.statistics import FEWEST
@@ -35,7 +34,7 @@ from dropbench.runs.files import check_suffix, plain, write
 from dropbench.terminal import clean, setting
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from matplotlib.figure import Figure
 
@@ -62,9 +61,7 @@ _WIDTH = re.compile(r'<svg [^>]*\bwidth="([\d.]+)pt"')
 _NARROW = 400.0  # points
 _PAGE = {"#ffffff": "var(--paper)", "#0072b2": "var(--blue)", "'DejaVu Sans'": "var(--sans)"}  # instead of the drawn
 _DECLARATIONS = re.compile(r"[\w\s:;.,#%()'-]*")
-_VERSION = re.compile(r"[A-Za-z0-9._+!-]{1,64}")
 _TIED = re.compile(r"(?<=\d) (?=%|points\b|seeds?\b|pairs?\b)|(?<=\bp) (?=[=&])")  # no line ends here
-_DAY = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d")
 
 
 @dataclass(frozen=True)
@@ -118,50 +115,6 @@ class Drawing:
     title: str
     svg: Markup
     narrow: bool
-
-
-@dataclass(frozen=True)
-class Code:
-    """What ran: a commit of dropbench, and versions.
-
-    Args:
-        commit: `` where it is not known.
-        dirty: whether the code had been changed since the commit.
-        versions: of dropbench and of what it stands on, by name.
-    """
-
-    commit: str
-    dirty: bool
-    versions: tuple[tuple[str, str], ...]
-
-    @property
-    def install(self) -> list[str]:
-        """The lines that install it."""
-        own = dict(self.versions).get("dropbench", "")
-        known = [(name, version.partition("+")[0]) for name, version in self.versions]
-        others = [f"{name}=={version}" for name, version in known if name not in ("dropbench", "python", "cuda")]
-        if self.commit:
-            return [f"git checkout {self.commit}", shlex.join(["pip", "install", ".", *others])]
-        return [shlex.join(["pip", "install", f"dropbench=={own}" if own else "dropbench", *others])]
-
-
-@dataclass
-class Origin:
-    """Where runs come from, as their `record.json` says, each with the number of runs.
-
-    Args:
-        commands: by what ran, the command lines.
-        hardware: on which they ran.
-        data: the hash of the data, by the name of the data set.
-        days: when they began.
-        silent: runs without such a record.
-    """
-
-    commands: dict[Code, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
-    hardware: Counter[str] = field(default_factory=Counter)
-    data: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
-    days: list[str] = field(default_factory=list)
-    silent: int = 0
 
 
 def report(records: Sequence[RunRecord], options: Options, name: str = "") -> str:
@@ -226,33 +179,6 @@ def save(page: str, path: Path) -> None:
         write(path, page.encode())
     except UserError as error:
         raise UserError(f"--out={path}: {str(error).partition(':')[0]}") from error
-
-
-def origins(records: Iterable[RunRecord]) -> Origin:
-    """Reads `record.json` of every run; what is not there or not ours is passed over."""
-    origin = Origin()
-    for record in records:
-        try:
-            found = json.loads(plain(record.path / "record.json", _LARGEST))
-        except (ValueError, RecursionError):
-            found = None
-        if not isinstance(found, dict):
-            origin.silent += 1
-            continue
-        git, versions, hardware, data = (_mapping(found, key) for key in ("git", "versions", "hardware", "data"))
-        known = {key: _version(value) for key, value in versions.items() if _VERSION.fullmatch(key)}
-        versions = {key: version for key, version in known.items() if version}
-        code = Code(_version(git.get("commit")), git.get("dirty") is True, tuple(versions.items()))
-        words = found.get("command")
-        words = [word for word in words if isinstance(word, str)] if isinstance(words, list) else []
-        origin.commands[code][_cut(shlex.join(words), _LONGEST) if words else "not recorded"] += 1
-        where = [hardware.get("name"), hardware.get("device"), *_threads(hardware)]
-        origin.hardware[", ".join(_cut(word, _VALUE) for word in where if isinstance(word, str)) or "not recorded"] += 1
-        if digest := _version(data.get("sha256")):
-            origin.data[record.choices.get("dataset", "data")][digest] += 1
-        if isinstance(began := found.get("started"), str) and _DAY.match(began):
-            origin.days.append(began[:10])
-    return origin
 
 
 def _question(comparisons: Sequence[Comparison]) -> Markup:
@@ -571,7 +497,7 @@ def _configs(records: Sequence[RunRecord]) -> tuple[list[str], dict[Path, tuple[
 
 def _setting(value: object) -> str:
     try:
-        return _cut(setting(value), _VALUE)
+        return cut(setting(value), _VALUE)
     except RecursionError:  # lists in lists in lists
         return "nested too deep to be shown"
 
@@ -582,7 +508,7 @@ def _troubles(records: Sequence[RunRecord]) -> Table | None:
     for record in records:
         if record.state == "failed":
             told = plain(record.path / "error.txt", _LARGEST).decode(errors="replace").strip().splitlines()
-            rows.append((record, _cut(told[-1], _LONGEST) if told else "not recorded"))
+            rows.append((record, cut(told[-1], _LONGEST) if told else "not recorded"))
         elif record.state == "unreadable":
             rows.append((record, record.reason))
     if not rows:
@@ -691,21 +617,3 @@ def _duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
-
-
-def _threads(hardware: Mapping[str, Any]) -> list[str]:
-    number = hardware.get("threads")
-    return [count(number, "thread")] if isinstance(number, int) and not isinstance(number, bool) else []
-
-
-def _mapping(data: Mapping[str, Any], key: str) -> dict[str, Any]:
-    value = data.get(key)
-    return value if isinstance(value, dict) else {}
-
-
-def _version(value: object) -> str:
-    return value if isinstance(value, str) and _VERSION.fullmatch(value) else ""
-
-
-def _cut(text: str, longest: int) -> str:
-    return text if len(text) <= longest else f"{text[: longest - 1]}…"

@@ -18,7 +18,8 @@ from browser import Browser, browser, chromium
 from recorded import result, write
 
 from dropbench.compare.baseline import conditions
-from dropbench.compare.report import origins, report, save
+from dropbench.compare.origin import origins
+from dropbench.compare.report import report, save
 from dropbench.compare.rows import Options
 from dropbench.errors import UserError
 from dropbench.runs.files import line

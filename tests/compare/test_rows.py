@@ -273,3 +273,11 @@ def test_the_baseline_among_several_is_named(tmp_path: Path) -> None:
     options = Options(baselines=(conditions("strategy=standard"),))
     found = table(tmp_path, *runs, options=options)
     assert "none: its baseline is standard 0.2, the best of several on the validation part" in found.notes
+
+
+def test_five_pairs_are_not_called_equal_either(tmp_path: Path) -> None:
+    options = Options(baselines=NONE.baselines, delta=1.0)
+    near = [value + 0.01 for value in BASE[:5]]
+    found = row(table(tmp_path, *sweep({"none": BASE[:5], "gradual": near}), options=options), "gradual")
+    assert found.p_equal == 1 / 32  # one-sided tests could, but nothing is said of so few
+    assert found.verdict == "cannot tell"
