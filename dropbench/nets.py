@@ -99,8 +99,11 @@ class Nets:
         facts: Mapping[str, Tensor],
     ) -> Tensor:
         """The outputs [R, batch, ...] for `inputs` [R, batch, *shape] with the `facts` of these examples."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
-            return self.model.apply(params, inputs, noise, moments, self.facts, facts.get(STEPS))
+        arguments = (params, inputs, noise, moments, self.facts, facts.get(STEPS))
+        if self.config.precision != "bfloat16":
+            return self.model.apply(*arguments)
+        with torch.autocast(self.device.type, torch.bfloat16):
+            return self.model.apply(*arguments)
 
     def copies(
         self,

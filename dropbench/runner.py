@@ -18,7 +18,6 @@ read back from the device. All randomness is keyed by the step, so a run goes on
 
 from __future__ import annotations
 
-import math
 import os
 import resource
 import time
@@ -32,6 +31,8 @@ from dropbench.data.splits import hold_out
 from dropbench.diagnostics import of_run
 from dropbench.errors import UserError
 from dropbench.final import final
+from dropbench.kernels import cuda
+from dropbench.kernels.graph import Captured
 from dropbench.memory import keep_freed
 from dropbench.nets import Nets, Present
 from dropbench.signals import GATED, HELD_OUT, conflict, gradients, saliency
@@ -44,8 +45,10 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from dropbench.acting import StepNoise
     from dropbench.config import Config
     from dropbench.data import Data, Split
+    from dropbench.policies import State as PolicyState
     from dropbench.runs.checkpoint import Checkpoint
 
 SECONDS_BETWEEN_CHECKPOINTS = 20.0
@@ -53,8 +56,8 @@ SECONDS_BETWEEN_CHECKPOINTS = 20.0
 PROBE = 2000
 #: Steps of an epoch on which the realised rates are counted.
 WATCHED = 4
-#: Steps by which the pace is judged.
-FIRST_STEPS = 8
+#: Steps by which the pace is judged, before it is waited for the device; and batches of an evaluation.
+FIRST_STEPS, JUDGED = 8, 8
 
 
 class Sink(Protocol):
@@ -67,7 +70,7 @@ class Sink(Protocol):
         """One evaluation."""
 
     def checkpoint(self, run: int, checkpoint: Checkpoint) -> None:
-        """The state of one run."""
+        """The state of one run, which may be read later: the training does not touch it any more."""
 
     def predictions(self, run: int, parts: Mapping[str, tuple[Tensor, Tensor]]) -> None:
         """What is predicted for a split, and what it should be: before `finish`, where the run is to keep it."""
@@ -150,6 +153,10 @@ class Trainer:
         self.trained = {name: self.state.params[name] for name, item in self.nets.declared.items() if item.trained}
         for tensor in self.trained.values():
             tensor.requires_grad_()
+        self.captured: Captured | None = None
+        if device.type == "cuda":
+            moved = [*self.state.params.values(), *self.state.optimizer.values()]
+            self.captured = Captured(lambda *step: self._learn(*step)[0], self.nets, moved, self.state.policies)
 
     def run(self, until: int | None = None) -> None:
         """The loop at the top of this file."""
@@ -175,44 +182,70 @@ class Trainer:
                 raise Interrupted
             if time.monotonic() - saved > SECONDS_BETWEEN_CHECKPOINTS:
                 started = saved = self._checkpoint(started)
+        self.captured = None  # it holds this trainer, and memory of the device
         self._checkpoint(started)
         if state.step == self.steps or not any(history.active for history in state.histories):
             self._finish()
 
     def pace(self, patience: float) -> float:
-        """Seconds that an epoch takes, from a few first steps and one evaluation; the state is spent thereafter.
+        """Seconds that an epoch takes, from a few first steps and a part of an evaluation; it spends the state.
+
+        It may be asked again; the first time warms up, too. What a graph of the device holds is kept until `captured`
+        is None.
 
         Args:
-            patience: seconds of steps that are enough.
+            patience: seconds of steps that are enough; one is done in any case.
         """
-        order = self.nets.streams.permutation("order", 0, "train", len(self.data.train))
-        best, spent = math.inf, 0.0
-        for position in range(min(FIRST_STEPS, self.steps_per_epoch)):
-            started = time.monotonic()
-            self._update(order[:, position * self.batch_size : (position + 1) * self.batch_size], 0, position)
-            self.state.losses[-1].sum().item()  # waits for the device
+        state, batch, train = self.state, self.batch_size, self.data.train
+        order = torch.arange(len(train), device=self.nets.device).expand(self.nets.runs, -1)
+        taken, steps, started = 0.0, 0, time.monotonic()
+        while taken < patience or not steps:
+            state.step = steps % (len(train) // batch)  # of an epoch's whole batches
+            self._update(order[:, state.step * batch : (state.step + 1) * batch], 0, state.step)
+            steps += 1
+            if steps % FIRST_STEPS == 0:
+                state.losses[-1].sum().item()  # waits for the device
             taken = time.monotonic() - started
-            self.state.step += 1
-            if position:  # the first one warms up
-                best, spent = min(best, taken), spent + taken
-                if spent > patience:
-                    break
-            else:
-                first = taken
+        state.losses[-1].sum().item()
+        taken = time.monotonic() - started
+        state.losses.clear()
+        part = self.data.validation.part(0, JUDGED * batch)
         started = time.monotonic()
-        self.nets.measure(self._present(), self.data.validation)
-        evaluation = (time.monotonic() - started) / self.config.evaluation.every
-        return min(first, best) * self.steps_per_epoch + evaluation
+        self.nets.measure(self._present(), part)
+        evaluation = (time.monotonic() - started) * len(self.data.validation) / len(part)
+        return taken / steps * self.steps_per_epoch + evaluation / self.config.evaluation.every
 
     def _update(self, index: Tensor, epoch: int, position: int) -> None:
         """One step of every run on the examples `index` [R, batch]."""
-        state, nets, objective = self.state, self.nets, self.nets.strategy.objective
+        state = self.state
         clock = Clock(state.step, self.steps, epoch, self.config.epochs)
-        present = Present(state.params, state.policies, clock)
+        watched = position % -(-self.steps_per_epoch // WATCHED) == 0
+        if self.captured is not None and not watched:
+            repeated = self.captured(index, clock, state.policies)
+            if repeated is not None:
+                state.losses.append(repeated)
+                return
+        losses, terms, noise = self._learn(self.nets, index, clock, state.policies, watched=watched)
+        state.losses.append(losses)
+        if watched:
+            state.watched += 1
+            for site, asked in noise.asked.items():
+                state.rates[site] += torch.stack([asked, noise.realised[site]], 1)
+            for name, term in terms.items():
+                state.terms[name] = state.terms.get(name, torch.zeros_like(term)) + term.detach()
+
+    def _learn(
+        self, nets: Nets, index: Tensor, clock: Clock, policies: Mapping[str, PolicyState], *, watched: bool = False
+    ) -> tuple[Tensor, dict[str, Tensor], StepNoise]:
+        """One update, in place: the losses [R], what they are made of, and the noise that acted.
+
+        It may be captured (`kernels/graph.py`), so what moves from step to step comes from its arguments alone.
+        """
+        objective = nets.strategy.objective
+        present = Present(self.state.params, policies, clock)
         inputs, targets, facts = self.data.train.gather(index)
         if self.data.augment is not None:
-            inputs = self.data.augment(inputs, nets.streams, state.step)
-        watched = position % -(-self.steps_per_epoch // WATCHED) == 0
+            inputs = self.data.augment(inputs, nets.streams, clock.step)
         outputs, noise = nets.copies(present, inputs, facts, objective, watched=watched)
         terms = objective.terms(outputs, targets)
         losses = objective.total(terms)
@@ -222,14 +255,8 @@ class Trainer:
         gradients = torch.autograd.grad(losses.sum(), list(self.trained.values()))
         with torch.no_grad():
             named = dict(zip(self.trained, gradients, strict=True))
-            self.optimizer.step(self.trained, named, state.optimizer, clock, nets.declared)
-            state.losses.append(losses.detach())
-            if watched:
-                state.watched += 1
-                for site, asked in noise.asked.items():
-                    state.rates[site] += torch.stack([asked, noise.realised[site]], 1)
-                for name, term in terms.items():
-                    state.terms[name] = state.terms.get(name, torch.zeros_like(term)) + term.detach()
+            self.optimizer.step(self.trained, named, self.state.optimizer, clock, nets.declared)
+        return losses.detach(), terms, noise
 
     def _control_tick(self) -> None:
         """Measures what some policy looks at, and moves the policies; before the first step, and after every epoch."""
@@ -356,13 +383,18 @@ class Trainer:
 
     def _keep(self, improved: Sequence[bool]) -> None:
         """Copies the parameters of the runs for which this evaluation is the best."""
+        if not any(improved):
+            return
         chosen = torch.tensor(improved, device=self.nets.device)
         pairs = [(self.state.selected, self.state.params)]
         pairs += [(self.state.selected_policies[name], tensors) for name, tensors in self.state.policies.items()]
         for kept, present in pairs:
             for name, tensor in present.items():
-                here = chosen.view(-1, *(1 for _ in tensor.shape[1:]))
-                kept[name].copy_(torch.where(here, tensor.detach(), kept[name]))
+                if all(improved):
+                    kept[name].copy_(tensor.detach())
+                else:
+                    here = chosen.view(-1, *(1 for _ in tensor.shape[1:]))
+                    kept[name].copy_(torch.where(here, tensor.detach(), kept[name]))
 
     def _finish(self) -> None:
         """Reads the test set, once, and hands over the results."""
@@ -393,6 +425,7 @@ class Trainer:
                     "cost": self._cost(epochs),
                     "seconds": {"total": history.seconds + seconds, "train": history.train_seconds},
                     "peak_memory_bytes": peak_memory(self.nets.device),
+                    **({"kernels": cuda.in_use()} if self.nets.device.type == "cuda" else {}),
                 },
             )
 
@@ -417,12 +450,13 @@ class Trainer:
     def _checkpoint(self, started: float) -> float:
         """Saves every run that has not failed; returns the time from which the next seconds count."""
         seconds = (time.monotonic() - started) / self.nets.runs
-        for run, history in enumerate(self.state.histories):
+        for history in self.state.histories:
             if history.active:
                 history.seconds += seconds
                 history.train_seconds += seconds
-            if history.failed is None:
-                self.sink.checkpoint(run, self.state.checkpoint(run))
+        for run, checkpoint in enumerate(self.state.checkpoints()):
+            if self.state.histories[run].failed is None:
+                self.sink.checkpoint(run, checkpoint)
         return time.monotonic()
 
     def _clock(self, step: int) -> Clock:

@@ -84,13 +84,28 @@ class State:
     watched: int
     histories: list[History]
 
-    def checkpoint(self, run: int) -> Checkpoint:
-        """The state of one run."""
+    def checkpoints(self) -> list[Checkpoint]:
+        """The states of all runs as they are now, each tensor copied once for the whole stack.
+
+        What becomes of the state later does not show in them, so they may be written while the training goes on. From
+        a CUDA device the copies come by themselves, into pinned memory: see `Checkpoint.wait`.
+        """
         losses = torch.stack(self.losses, 1) if self.losses else torch.empty(len(self.histories), 0)
         terms = {f"terms/{name}": tensor for name, tensor in self.terms.items()}
         named = {**_flat(self), **terms, "losses": losses}
-        facts = {"step": self.step, "watched": self.watched, "history": asdict(self.histories[run])}
-        return Checkpoint({name: tensor[run] for name, tensor in named.items()}, facts)
+        host = {name: tensor.detach().to("cpu", non_blocking=True, copy=True) for name, tensor in named.items()}
+        copied = None
+        if next(iter(self.params.values())).device.type == "cuda":
+            copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            copied.record()
+        return [
+            Checkpoint(
+                {name: tensor[run] for name, tensor in host.items()},
+                {"step": self.step, "watched": self.watched, "history": asdict(history)},
+                copied,
+            )
+            for run, history in enumerate(self.histories)
+        ]
 
     def restore(self, checkpoints: Sequence[Checkpoint]) -> None:
         """Takes over the states of all runs of the stack, which stand at one step.

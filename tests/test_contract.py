@@ -329,8 +329,11 @@ def test_the_training_is_whole(pair):
     assert noises == {(step, key) for step in range(STEPS) for key in pair.keys}
     assert {purpose for purpose, _, _ in training.draws} <= {"init", "order", "noise"}
     before = Trainer(pair.configs, pair.data, CPU, MemorySink(3)).state.params
-    for name, value in training.trainer.state.params.items():
-        assert not torch.equal(value, before[name]), name
+    after = training.trainer.state.params
+    for name, value in after.items():
+        # Batch norm takes away what a bias before it adds: its gradient is nothing but rounding.
+        if name.replace(".bias", ".gain") not in after or not name.endswith(".bias"):
+            assert not torch.equal(value, before[name]), name
 
 
 def test_a_stack_of_three_equals_three_runs_alone(pair):

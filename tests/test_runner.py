@@ -383,21 +383,20 @@ def test_runs_that_have_all_stopped_early_have_their_results_at_once():
 
 
 class Clockwork:
-    """A clock that steps and evaluations move, by so many seconds each."""
+    """A clock that steps and evaluations move: those by the seconds given, these by 0.1 an example."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, steps: Sequence[float], evaluation: float) -> None:
-        self.now, self.steps, self.taken = 0.0, list(steps), 0
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, steps: Sequence[float]) -> None:
+        self.now, self.steps, self.places = 0.0, list(steps), list[int]()
 
         def update(trainer: Trainer, index: Tensor, epoch: int, position: int) -> None:
-            assert (epoch, position) == (0, self.taken)
-            assert index.shape[0] == trainer.nets.runs
+            assert (epoch, trainer.state.step) == (0, position)
+            assert index.shape == (trainer.nets.runs, trainer.batch_size)
             trainer.state.losses.append(torch.zeros(trainer.nets.runs))
-            self.now += self.steps[self.taken]
-            self.taken += 1
+            self.now += self.steps[len(self.places)]
+            self.places.append(position)
 
         def measure(each: nets.Nets, present: nets.Present, split: Split) -> None:
-            assert len(split) == 20  # the validation part
-            self.now += evaluation
+            self.now += 0.1 * len(split)
 
         monkeypatch.setattr(runner, "time", self)
         monkeypatch.setattr(Trainer, "_update", update)
@@ -408,27 +407,28 @@ class Clockwork:
 
 
 @pytest.mark.parametrize(
-    ("overrides", "steps", "patience", "taken", "expected"),
+    ("overrides", "steps", "patience", "places", "expected"),
     [
-        ((), [9, 2, 3], 100, 3, 2 * 3 + 5),  # three steps of 2 s, and an evaluation
-        ((), [9, 3, 2], 100, 3, 2 * 3 + 5),
-        ((), [1, 2, 3], 100, 3, 1 * 3 + 5),
-        (("evaluation.every=2",), [9, 2, 3], 100, 3, 2 * 3 + 2.5),
-        ((), [9, 2, 1], 1, 2, 2 * 3 + 5),  # 2 s are enough; the first one does not count
-        ((), [9, 2, 1], 2, 3, 1 * 3 + 5),
-        (("batch_size=48",), [9], 0, 1, 9 + 5),  # an epoch of one step
-        (("batch_size=24",), [9, 8], 0, 2, 8 * 2 + 5),
-        (("batch_size=4",), [9, 8, 7, 6, 5, 4, 3, 2], 100, 8, 2 * 12 + 5),  # of twelve
-        (("batch_size=4",), [9, 3, 2, 2, 1, 1, 1, 1], 6, 4, 2 * 12 + 5),  # together 7 s
+        ((), [3, 1, 2], 5, [0, 1, 2], 2 * 3 + 2),  # 6 s in 3 steps, 3 steps an epoch; 20 examples that validate
+        ((), [3, 1, 2], 4, [0, 1], 2 * 3 + 2),
+        ((), [3, 1, 2], 0, [0], 3 * 3 + 2),
+        (("evaluation.every=2",), [3, 1, 2], 0, [0], 3 * 3 + 1),
+        (("batch_size=48",), [9, 1], 9.5, [0, 0], 5 + 2),  # an epoch of one step
+        (("batch_size=4",), [1] * 20, 13.5, [*range(12), 0, 1], 12 + 2),
+        (("batch_size=2",), [1], 0, [0], 24 + 2),  # 16 of 20 examples are judged, and stand for all
     ],
 )
-def test_the_pace_is_that_of_the_fastest_of_a_few_steps(monkeypatch, overrides, steps, patience, taken, expected):
+def test_the_pace_is_that_of_a_few_steps_and_a_part_of_an_evaluation(
+    monkeypatch, overrides, steps, patience, places, expected
+):
     configs = [tiny("standard", "mlp", *overrides, f"seed={seed}") for seed in range(3)]
-    sink = MemorySink(3)
-    trainer = Trainer(configs, data_of(configs[0].dataset), CPU, sink)
-    clockwork = Clockwork(monkeypatch, steps, 5)
-    assert trainer.pace(patience) == pytest.approx(expected)
-    assert clockwork.taken == taken
+    trainer = Trainer(configs, data_of(configs[0].dataset), CPU, MemorySink(3))
+    for _ in range(2):
+        with monkeypatch.context() as patch:
+            clockwork = Clockwork(patch, steps)
+            assert trainer.pace(patience) == pytest.approx(expected)
+            assert clockwork.places == places
+            assert trainer.state.losses == []
 
 
 @pytest.mark.parametrize(("net", "strategy"), [("mlp", "standard"), ("cnn", "gradual"), ("lstm", "standard")])

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING
 
 from dropbench.cli.comparing import add_options, add_runs, options_of, positive, records_of
 from dropbench.cli.parser import Parser
-from dropbench.compare.formats import FORMATS, render
 from dropbench.compare.groups import tally
 from dropbench.compare.rows import compare
-from dropbench.compare.table import print_sheet, sheet
+from dropbench.compare.table import FORMATS, print_sheet, sheet
 from dropbench.errors import UserError
 from dropbench.terminal import console, say
 
@@ -54,6 +53,8 @@ def run(argv: list[str]) -> int:
         return [each for each in sheets if each is not None]
 
     if options.format != "table":
+        from dropbench.compare.formats import render
+
         print(render(options.format, comparisons, records, more, target))
         return 0
     out = console()

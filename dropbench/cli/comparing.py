@@ -14,7 +14,6 @@ from dropbench.compare.groups import count
 from dropbench.compare.rows import ASPECTS, Options
 from dropbench.errors import UserError
 from dropbench.runs.find import read
-from dropbench.runs.where import select
 
 if TYPE_CHECKING:
     import argparse
@@ -71,8 +70,11 @@ def records_of(options: argparse.Namespace) -> tuple[list[RunRecord], tuple[str,
     Raises:
         UserError: there are none.
     """
-    everything = read(options.paths)
-    records = select(everything, options.where)
+    records = everything = read(options.paths)
+    if options.where is not None:
+        from dropbench.runs.where import select
+
+        records = select(everything, options.where)
     gc.freeze()  # they stay until the end: to look through 10,000 for garbage takes as long as the table
     if not records:
         raise UserError(f"--where={options.where}: no run is so")
@@ -129,10 +131,9 @@ def noted(options: Options, records: Iterable[RunRecord]) -> Options:
 
 def _races(records: Iterable[RunRecord], metric: str | None) -> Iterator[str]:
     """What must be said where the number of seeds was chosen by looking at them (`seeds=auto`)."""
-    ends: dict[str, list[RunRecord]] = {}  # of each study: 10,000 paths would take time
-    for record in records:
-        ends.setdefault(record.study, [record])[1:] = [record]
-    studies = {str(record.path.parent) for both in ends.values() for record in both}
+    records = list(records)
+    ends = [{record.study: record for record in each} for each in (records, reversed(records))]
+    studies = {str(record.path.parent) for some in ends for record in some.values()}  # 10,000 paths would take time
     raced = sorted(study for study in studies if any(map(_is_race, _manifests(study))))
     if not raced:
         return

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from dropbench.cli.parser import Parser
@@ -11,6 +13,7 @@ from dropbench.terminal import console, tell
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterator
 
     from dropbench.compose import Composed, Composer
     from dropbench.config import Run
@@ -32,15 +35,17 @@ def run(argv: list[str], multirun: bool = False) -> int:
     command = ["dropbench", "train", *(["-m"] if multirun and "-m" not in argv and "--multirun" not in argv else [])]
     command += argv
     with Stop() as stop:
-        from dropbench.compose import Composer
-        from dropbench.sweep.grid import has_block
-
-        composer = Composer(options.config_dir, _extensions(overrides))
         shown = _views(options)
+        with _uncollected():
+            from dropbench.compose import Composer
+            from dropbench.sweep.grid import has_block
+
+            composer = Composer(options.config_dir, _extensions(overrides))
+            swept = multirun or (not shown and has_block(composer, overrides))
         if shown:
             composer.compose([]) if multirun else composer.compose(overrides)
             return composer.show(shown, overrides)
-        if multirun or has_block(composer, overrides):
+        if swept:
             from dropbench.cli.sweep import hydra_sweep, sweep
 
             if composer.asks_hydra(overrides):
@@ -53,11 +58,24 @@ def run(argv: list[str], multirun: bool = False) -> int:
         return _single(composer, overrides, options.quiet, command, stop)
 
 
-def _single(composer: Composer, overrides: list[str], quiet: bool, command: list[str], stop: Stop) -> int:
-    from dropbench.config import Run, check
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Looks for no garbage: to import Hydra and to compose a config leaves none, and would take a tenth longer."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
-    composed = composer.compose(overrides)
-    run = Run(check(composed.data), composed.choices, tuple(overrides))
+
+def _single(composer: Composer, overrides: list[str], quiet: bool, command: list[str], stop: Stop) -> int:
+    with _uncollected():
+        from dropbench.config import Run, check
+
+        composed = composer.compose(overrides)
+        run = Run(check(composed.data), composed.choices, tuple(overrides))
     if run.config.launcher != "local":
         raise UserError(f"launcher={run.config.launcher}: launches sweeps; add -m, or dropbench sweep")
     run.config.dataset.check(run.config.data_folder)  # before torch is waited for

@@ -22,9 +22,9 @@ from dropbench.terminal import Column, clean, console, say, setting
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from dropbench.compare.formats import Format
     from dropbench.compare.rows import Options
     from dropbench.compare.scores import Across, ScoreRow
+    from dropbench.compare.table import Format
     from dropbench.runs.records import RunRecord
 
 #: Scores at which the table and the CSV say how many runs are above.

@@ -13,7 +13,7 @@ from dropbench.errors import UserError, nearest
 from dropbench.terminal import setting
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Container, Iterable, Sequence
 
 _OUTSIDE_BRACKETS = re.compile(r",(?![^\[]*\])")
 
@@ -133,14 +133,17 @@ def baselines(groups: Sequence[Group], choices: Sequence[Conditions]) -> tuple[l
         used += [asked] if asked not in used else []
         candidates = [group for group in task if meets(group, asked)]
         own = {id(group) for group in candidates}
+        keys = {key for group in task for key in group.settings}
+        bound = {key for key in keys if key != "seed" and not _frees(asked, key)}
         alike: dict[object, list[Group]] = defaultdict(list)
         for candidate in candidates:
-            alike[_context(candidate, asked)].append(candidate)
+            alike[_context(candidate, asked, bound)].append(candidate)
+        best = {context: _Best(same) for context, same in alike.items()}
         for group in task:
             if id(group) in own:
                 found[id(group)] = Baseline(None, own=True)
-            elif same := alike.get(_context(group, asked)):
-                found[id(group)] = Baseline(_best(group, same), several=len(same) > 1)
+            elif (context := _context(group, asked, bound)) in best:
+                found[id(group)] = Baseline(best[context].of(group), several=len(alike[context]) > 1)
             else:
                 found[id(group)] = _nearest(group, candidates, asked)
     return [found[id(group)] for group in groups], used
@@ -156,32 +159,41 @@ def _tasks(groups: Sequence[Group], choices: Sequence[Conditions]) -> Iterable[l
     return tasks.values()
 
 
-def _context(group: Group, asked: Conditions) -> object:
-    """What must be the same in a group and in its baseline."""
+def _frees(asked: Conditions, key: str) -> bool:
+    """Whether a baseline that is told by these conditions may differ from its rows in a setting."""
+    return any(condition.frees(key) for condition in asked)
+
+
+def _context(group: Group, asked: Conditions, bound: Container[str]) -> object:
+    """What must be the same in a group and in its baseline, of the settings those that are `bound`."""
     free = {condition.key for condition in asked}
     names = tuple(name for key, name in zip(CHOICES, group.names, strict=True) if key not in free)
     rates = any(condition.key == "rate" or condition.frees("strategy.rate") for condition in asked)
     rate = None if rates else group.rate
-    kept = [
-        (key, repr(value))
-        for key, value in group.settings.items()
-        if key != "seed" and not any(condition.frees(key) for condition in asked)
-    ]
-    return names, rate, frozenset(kept)
+    return names, rate, frozenset([(key, repr(value)) for key, value in group.settings.items() if key in bound])
 
 
-def _best(group: Group, candidates: Sequence[Group]) -> Group:
-    return min(candidates, key=lambda each: (each.rate != group.rate, each.selecting, each.first.group))
+class _Best:
+    """The best on the validation part: of some candidates, and of those of each rate."""
+
+    def __init__(self, candidates: Sequence[Group]) -> None:
+        ranked = sorted(candidates, key=lambda each: (each.selecting, each.first.group))
+        self._first = ranked[0]
+        self._by_rate = {each.rate: each for each in reversed(ranked)}
+
+    def of(self, group: Group) -> Group:
+        """That of the rate of a group; where none has it, that of all."""
+        return self._by_rate.get(group.rate, self._first)
 
 
 def _nearest(group: Group, candidates: Sequence[Group], asked: Conditions) -> Baseline:
     def strange(candidate: Group) -> tuple[str, ...]:
         keys = differing(group.settings, candidate.settings)
-        return tuple(key for key in keys if not any(condition.frees(key) for condition in asked))
+        return tuple(key for key in keys if not _frees(asked, key))
 
     differs = {id(candidate): strange(candidate) for candidate in candidates}
     fewest = min(len(keys) for keys in differs.values())
-    best = _best(group, [candidate for candidate in candidates if len(differs[id(candidate)]) == fewest])
+    best = _Best([candidate for candidate in candidates if len(differs[id(candidate)]) == fewest]).of(group)
     return Baseline(best, differs=differs[id(best)])
 
 

@@ -60,7 +60,7 @@ def cost(group: Group, target: float | None = None) -> Cost:
     samples, passes, memory = (
         mean(run.sizes.get(name) for run in group.runs) for name in ("samples", "forward_passes", "peak_memory_bytes")
     )
-    spent = Cost(mean(run.seconds.get("total") for run in group.runs), samples, passes, memory)
+    spent = Cost(mean(run.duration for run in group.runs), samples, passes, memory)
     if target is None:
         return spent
     name = selector(group.metric)

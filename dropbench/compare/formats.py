@@ -7,7 +7,7 @@ import io
 import json
 import re
 from collections import Counter
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
 from dropbench.compare.cost import cost
 from dropbench.compare.groups import CHOICES, selector, tally
@@ -20,11 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from dropbench.compare.rows import Comparison, Row
-    from dropbench.compare.table import Sheet
+    from dropbench.compare.table import Format, Sheet
     from dropbench.runs.records import RunRecord
 
-Format = Literal["table", "md", "csv", "latex", "json"]
-FORMATS: tuple[Format, ...] = get_args(Format)
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",

@@ -7,6 +7,7 @@ import statistics
 from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 from functools import cached_property
+from operator import methodcaller
 from typing import TYPE_CHECKING
 
 from dropbench.errors import UserError, nearest
@@ -14,7 +15,7 @@ from dropbench.runs.records import STATES, RunRecord
 from dropbench.terminal import setting
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 CHOICES = ("dataset", "model", "strategy", "optimizer")
 _JUDGED = {"classification": "test.error", "regression": "test.rmse"}
@@ -84,12 +85,14 @@ class Group:
     @property
     def partner(self) -> float | None:
         """Mean of the same figure on the other held-out split."""
-        return mean(run.figure(partner(self.metric)) for run in self.runs)
+        beside = partner(self.metric)
+        return mean(run.figure(beside) for run in self.runs)
 
     @cached_property
     def selecting(self) -> float:
         """Mean of the figure that selects among settings: that of the validation part; infinite where there is none."""
-        found = mean(run.figure(selector(self.metric)) for run in self.runs)
+        telling = selector(self.metric)
+        found = mean(run.figure(telling) for run in self.runs)
         return math.inf if found is None else found
 
 
@@ -103,17 +106,14 @@ def gather(
         metric: a figure, `test.error`.
         value: the figure of a run; by default that which is recorded.
     """
-    split, _, name = metric.partition(".")
-    value = value or (lambda record: record.figures.get(split, {}).get(name))
+    value = value or methodcaller("figure", metric)
     done: dict[tuple[object, ...], dict[int, tuple[RunRecord, float]]] = defaultdict(dict)
     failed: dict[tuple[object, ...], dict[int, RunRecord]] = defaultdict(dict)
-    for record in records:
+    for record, key in _keyed(records):
         if record.state not in ("done", "failed") or record.seed is None or not record.group:
             continue
         if record.state == "failed" and any(name not in record.choices for name in CHOICES):
             continue
-        choices = record.choices
-        key: tuple[object, ...] = (record.group, record.rate, *[choices[name] for name in CHOICES])
         if record.state == "failed":
             failed[key].setdefault(record.seed, record)
         elif (figure := value(record)) is not None:
@@ -138,17 +138,26 @@ def gather(
 
 def once(records: Iterable[RunRecord]) -> tuple[list[RunRecord], int]:
     """The records without repetitions of a run that is done (in another study, or copied), and how many those were."""
-    first: dict[tuple[object, ...], RunRecord] = {}
+    seen: set[tuple[object, ...]] = set()
     left, doubles = [], 0
-    for record in records:
-        choices = record.choices
-        key = (record.group, record.seed, record.rate, *[choices.get(name) for name in CHOICES])
-        if record.state == "done" and key in first:
+    for record, group in _keyed(records):
+        key = (record.seed, group)
+        if record.state == "done" and key in seen:
             doubles += 1
             continue
-        first.setdefault(key, record)
+        seen.add(key)
         left.append(record)
     return left, doubles
+
+
+def _keyed(records: Iterable[RunRecord]) -> Iterator[tuple[RunRecord, tuple[object, ...]]]:
+    """Each record, and what is the same in all runs of its group."""
+    known: dict[int, tuple[object, tuple[object, ...]]] = {}  # by id, with what has the id: runs share their choices
+    for record in records:
+        choices = record.choices
+        if (found := known.get(id(choices))) is None:
+            found = known[id(choices)] = (choices, tuple([choices.get(name) for name in CHOICES]))
+        yield record, (record.group, record.rate, found[1])
 
 
 def tally(records: Iterable[RunRecord]) -> str:

@@ -284,18 +284,22 @@ def _pair(group: Group, baseline: Baseline, allow: frozenset[str]) -> tuple[Row,
         if run.seed not in of:
             continue
         partner, other = of[run.seed]
-        why = tuple(
-            f"{aspect} ({run.stamp.get(aspect, 'not recorded')} against {partner.stamp.get(aspect, 'not recorded')})"
-            for aspect in ASPECTS
-            if aspect not in allow and run.stamp.get(aspect) != partner.stamp.get(aspect)
-        )
-        if why:
+        if run.stamp is not partner.stamp and (why := _differing(run, partner, allow)):
             refused[why] += 1
         else:
             assert run.seed is not None
             seeds.append(run.seed)
             values.append(value - other)
     return Row(group, baseline, tuple(seeds), refused, verdict="not paired"), values
+
+
+def _differing(run: RunRecord, partner: RunRecord, allow: frozenset[str]) -> tuple[str, ...]:
+    """The aspects in which two runs differ, each with what it was on both sides."""
+    return tuple(
+        f"{aspect} ({run.stamp.get(aspect, 'not recorded')} against {partner.stamp.get(aspect, 'not recorded')})"
+        for aspect in ASPECTS
+        if aspect not in allow and run.stamp.get(aspect) != partner.stamp.get(aspect)
+    )
 
 
 def _verdict(row: Row) -> Verdict:
@@ -355,10 +359,11 @@ def _about(rows: Sequence[Row], options: Options) -> list[str]:
         names = dict.fromkeys("/".join(row.group.task) for row in rows if row.verdict == "no baseline")
         notes.append(f"no baseline for {', '.join(names)} among these runs; --baseline KEY=VALUE names one")
     paired = [run for row in rows if row.seeds for run in row.runs]
-    unknown = [aspect for aspect in ASPECTS if any(aspect not in run.stamp for run in paired)]
+    stamps = {id(run.stamp): run.stamp for run in paired}.values()  # few: runs share them
+    unknown = [aspect for aspect in ASPECTS if any(aspect not in stamp for stamp in stamps)]
     if unknown:
         notes.append(f"not recorded of every run, so not known to be the same: {', '.join(unknown)}")
-    if any(run.stamp.get("code", "").endswith("changed since)") for run in paired):
+    if any(stamp.get("code", "").endswith("changed since)") for stamp in stamps):
         notes.append("some runs were trained by code that was changed since its commit: not known to be the same")
     if options.allow:
         notes.append(f"paired although they may differ in {', '.join(sorted(options.allow))}, as asked for")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 from dropbench.compare.groups import CHOICES, columns_that_differ, figure, mean, partner, tally, title
 from dropbench.compare.rows import LEVEL, Comparison, Options, Row, compare
@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from dropbench.runs.records import RunRecord
+
+#: How a comparison is written: as a table for the terminal, or in the ways of `formats`.
+Format = Literal["table", "md", "csv", "latex", "json"]
+FORMATS: tuple[Format, ...] = get_args(Format)
 
 
 @dataclass(frozen=True)
@@ -111,7 +115,7 @@ def name_columns(rows: Sequence[Row]) -> list[Column]:
 
 def _cells(row: Row, name: str, tested: bool, judged: bool, delta: float | None) -> list[str]:
     group = row.group
-    seconds = mean(run.seconds.get("total") for run in group.runs)
+    seconds = mean(run.duration for run in group.runs)
     cells = [
         *group.names,
         f"{group.rate:g}",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, Self
 
 from dropbench.errors import UserError
 from dropbench.parts import Part
@@ -57,9 +57,13 @@ class Model(Part):
 
     Fields of every model:
         widen: whether its widths are those of a net without dropout, to be divided by the keep probability.
+
+    Class attributes:
+        kernels: names of kernels in C that it comes to, besides `kernels.COMMON`.
     """
 
     folder = "models"
+    kernels: ClassVar[tuple[str, ...]] = ()
     widen: bool
 
     @abstractmethod

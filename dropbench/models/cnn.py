@@ -135,13 +135,15 @@ class CNN(Model):
         """See `Model.apply`."""
         function = activation(self.activation)
 
-        def convolution(name: str, value: Tensor) -> Tensor:
-            value = conv(params, name, value, noise)
-            return batch_norm(params, name, value, moments) if self.batch_norm else value
+        def convolution(name: str, value: Tensor, pooling: tuple[int, int] | None = None) -> Tensor:
+            if not self.batch_norm:
+                return conv(params, name, value, noise, pooling)
+            value = batch_norm(params, name, conv(params, name, value, noise), moments)
+            return value if pooling is None else max_pool(value, *pooling)
 
         value = noise("input", inputs)
         for block in range(1, len(self.maps) + 1):
-            drive = max_pool(convolution(f"conv{block}", value), self.pool, self.stride)
+            drive = convolution(f"conv{block}", value, (self.pool, self.stride))
             value = noise(f"conv{block}", function(drive), drive)
             for branch in self._branches(block):
                 inner = convolution(f"{branch}.b", function(convolution(f"{branch}.a", function(value))))

@@ -46,6 +46,8 @@ def linear(params: Mapping[str, Tensor], name: str, value: Tensor, noise: NoiseF
     weight = noisy_weight(params, f"{name}.weight", noise, value.shape[1])
     if weight.dim() == 4:  # one weight an example
         return torch.matmul(value.unsqueeze(2), weight).squeeze(2) + bias
+    if value.dim() == 3:
+        return torch.baddbmm(bias, value, weight)
     flat = value.reshape(value.shape[0], -1, value.shape[-1])
     return torch.baddbmm(bias, flat, weight).view(*value.shape[:-1], -1)
 
@@ -89,16 +91,23 @@ def conv_parameters(
     )
 
 
-def conv(params: Mapping[str, Tensor], name: str, value: Tensor, noise: NoiseFn | None = None) -> Tensor:
+def conv(
+    params: Mapping[str, Tensor],
+    name: str,
+    value: Tensor,
+    noise: NoiseFn | None = None,
+    pooling: tuple[int, int] | None = None,
+) -> Tensor:
     """Convolution with `same` padding for R runs: [R, batch, inputs, rows, columns] -> [R, batch, outputs, ...].
 
-    `noise` may act on the weight.
+    `noise` may act on the weight; `pooling`: size and stride of a `max_pool` after it.
 
     On a GPU runs are the groups of one convolution. On a CPU each run has its own, which takes 0.5 to 1.25 times as
     long (measured, first and second layer at 8x8 and 28x28) and rounds as it does when the run trains alone.
     """
-    import torch
     from torch.nn.functional import conv2d
+
+    from dropbench.kernels.conv import convolve
 
     runs, batch, _, rows, columns = value.shape
     bias = params[f"{name}.bias"]
@@ -107,10 +116,12 @@ def conv(params: Mapping[str, Tensor], name: str, value: Tensor, noise: NoiseFn 
     if weight.dim() == 6:  # one weight an example: every example is a group
         groups = runs * batch
         result = conv2d(value.reshape(1, -1, rows, columns), weight.flatten(0, 2), padding=padding, groups=groups)
-        return result.view(runs, batch, -1, rows, columns) + bias.view(runs, 1, -1, 1, 1)
-    if value.device.type == "cpu":
-        return torch.stack([conv2d(value[run], weight[run], bias[run], padding=padding) for run in range(runs)])
-    return grouped_conv(value, weight, bias, padding)
+        result = result.view(runs, batch, -1, rows, columns) + bias.view(runs, 1, -1, 1, 1)
+    elif value.device.type == "cpu":
+        return convolve(value, weight, bias, padding, pooling)
+    else:
+        result = grouped_conv(value, weight, bias, padding)
+    return result if pooling is None else max_pool(result, *pooling)
 
 
 def grouped_conv(value: Tensor, weight: Tensor, bias: Tensor, padding: int) -> Tensor:
@@ -127,7 +138,12 @@ def max_pool(value: Tensor, size: int, stride: int) -> Tensor:
     """Largest value of every window, for R runs; windows wider than their stride overlap and are padded."""
     from torch.nn.functional import max_pool2d
 
-    pooled = max_pool2d(value.flatten(0, 1), size, stride, padding=(size - 1) // 2)
+    from dropbench.kernels.conv import channels_last
+
+    maps = value.flatten(0, 1)
+    if value.device.type == "cpu":
+        maps = channels_last(maps)
+    pooled = max_pool2d(maps, size, stride, padding=(size - 1) // 2).contiguous()
     return pooled.view(*value.shape[:2], *pooled.shape[1:])
 
 

@@ -39,6 +39,7 @@ class LSTM(Model):
     Le, Jaitly, Hinton, 2015.
     """
 
+    kernels = ("lstm",)
     hidden: Annotated[int, Range(1, 16384)] = 128
     layers: Annotated[int, Range(1, 64)] = 1
     cell: Cell = "lstm"

@@ -125,12 +125,6 @@ def recurrent_layer(
     if cell != "gru":  # the candidate of a GRU sees its recurrent bias through the reset gate
         bias = bias + recurrent_bias
     weight_ih = noisy_weight(params, f"{name}.weight_ih", noise, batch)
-    if weight_ih.dim() == 4:  # one weight an example
-        projected = torch.matmul(inputs.unsqueeze(3), weight_ih.unsqueeze(1)).squeeze(3) + bias.unsqueeze(1)
-    else:
-        projected = torch.baddbmm(bias, inputs.reshape(runs, steps * batch, -1), weight_ih)
-        projected = projected.view(runs, steps, batch, -1)
-
     weight = noisy_weight(params, f"{name}.weight_hh", noise, batch, f"{name}.recurrent_weight")
     shapes = {"state": (runs, steps, batch, GATES[cell], hidden)}
     actions = {
@@ -141,17 +135,22 @@ def recurrent_layer(
     state = actions["state"]
     if state is not None and state.scale.shape[3] == 1:
         actions["state"] = state.at(3, 0)
-    if cell == "lstm" and lengths is None:
-        from dropbench.kernels.lstm import can_do, lstm_steps
+    if cell == "lstm":
+        from dropbench.kernels.lstm import can_do, lstm_layer
 
         if can_do(weight, actions):
-            walked = lstm_steps(projected, weight, actions, reverse=reverse)
-            return walked, walked[:, 0 if reverse else -1]
+            if weight_ih.dim() == 3:
+                walked = lstm_layer(inputs, weight_ih, bias, weight, actions, reverse=reverse, lengths=lengths)
+            else:
+                projected = _projected(inputs, weight_ih, bias)
+                walked = lstm_layer(projected, None, None, weight, actions, reverse=reverse, lengths=lengths)
+            return walked, _last(walked, reverse, lengths)
     transition = {"lstm": _lstm, "gru": _gru, "rnn": _rnn}[cell]
     valid = None
     if lengths is not None:
         valid = (torch.arange(steps, device=inputs.device).view(-1, 1) < lengths.unsqueeze(1)).unsqueeze(-1)
 
+    projected = _projected(inputs, weight_ih, bias)
     h = projected.new_zeros(runs, batch, hidden)
     c = h
     states: list[Tensor] = [h] * steps
@@ -166,6 +165,23 @@ def recurrent_layer(
         states[step] = h
     walked = torch.stack(states, 1)
     return (walked if valid is None else walked * valid), h
+
+
+def _projected(inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """`x W + b` for all steps at once, [R, steps, batch, gates * hidden]; W may be one an example."""
+    import torch
+
+    if weight.dim() == 4:
+        return torch.matmul(inputs.unsqueeze(3), weight.unsqueeze(1)).squeeze(3) + bias.unsqueeze(1)
+    return torch.baddbmm(bias, inputs.flatten(1, 2), weight).view(*inputs.shape[:3], -1)
+
+
+def _last(walked: Tensor, reverse: bool, lengths: Tensor | None) -> Tensor:
+    """The last state walked to, [R, batch, hidden]."""
+    if reverse or lengths is None:
+        return walked[:, 0 if reverse else -1]
+    last = (lengths - 1).clamp(min=0)[:, None, :, None].expand(-1, -1, -1, walked.shape[-1])
+    return walked.gather(1, last).squeeze(1)
 
 
 Actions = dict[str, "Perturbation"]

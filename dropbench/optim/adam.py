@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from dropbench.optim import Optimizer
-from dropbench.optim.constraints import along, bound_units, clipping, direction
+from dropbench.optim.constraints import clipping
 from dropbench.optim.schedules import Decay, Kept, warmed
 from dropbench.spec import NonNegative, Positive, Share, vector
 
@@ -80,28 +80,21 @@ class Adam(Optimizer):
         """One update, in place."""
         import torch
 
+        from dropbench.kernels.update import adam
+
         with torch.no_grad():
             rate, beta1, beta2 = self.rate(clock), vector(self.beta1), vector(self.beta2)
             # m / (1 - beta1^n) = weight1 * sum, and so for the squares; `scale` is taken out of the denominator.
             weight1, weight2 = (_weight(beta, clock.step + 1) for beta in (beta1, beta2))
             scale = weight2.sqrt()
             size, eps = -rate * weight1 / scale, vector(self.eps) / scale
-            clip = None if self.clip_norm is None else clipping(gradients.values(), self.clip_norm)
             decay = None if self.weight_decay is None else vector(self.weight_decay)
             shrink = None if decay is None else 1 - rate * decay
-            for name, value in params.items():
-                total, squares = state[f"sum.{name}"], state[f"squares.{name}"]
-                coupled = decay if declared[name].decays and not self.decoupled else None
-                gradient = direction(gradients[name], value, clip, coupled)
-                torch.addcmul(gradient, total, along(beta1, value), out=total)
-                squares.mul_(along(beta2, value)).addcmul_(gradient, gradient)
-                if shrink is not None and declared[name].decays and self.decoupled:
-                    value.mul_(along(shrink, value))
-                change = squares.sqrt().add_(along(eps, value))
-                torch.div(total, change, out=change)
-                value.addcmul_(change, along(size, value))
-            if self.max_norm is not None:
-                bound_units(params, declared, self.max_norm)
+            adam(
+                params, gradients, state, declared, size, eps, beta1, beta2,
+                clip=None if self.clip_norm is None else clipping(gradients.values(), self.clip_norm),
+                decay=None if self.decoupled else decay, shrink=shrink if self.decoupled else None, bound=self.max_norm,
+            )  # fmt: skip
 
 
 def _weight(beta: Tensor, updates: int) -> Tensor:

@@ -55,7 +55,8 @@ class Decay:
         """The factor of each run now, [R]."""
         import torch
 
-        final, t = vector(self.final), clock.step / clock.steps
+        final = vector(self.final)
+        t: PerRun = clock.step / clock.steps  # a tensor where the step is captured: kernels/graph.py
         if self.shape == "step":
             return vector(self.gamma) ** sum(t >= milestone for milestone in self.milestones)
         if self.shape == "exponential":
@@ -63,7 +64,8 @@ class Decay:
         if self.shape == "inverse_time":
             return 1 / (1 + (1 / final - 1) * t)
         if self.shape == "cosine":
-            return final + (1 - final) * ((1 + math.cos(math.pi * t)) / 2)
+            wave = math.cos(math.pi * t) if isinstance(t, float) else (math.pi * t).cos()
+            return final + (1 - final) * ((1 + wave) / 2)
         if self.shape == "linear":
             return 1 - (1 - final) * t
         return torch.ones_like(final)
@@ -98,6 +100,5 @@ def ramped(start: PerRun, end: PerRun, share: PerRun, clock: Clock) -> Tensor:
     """
     import torch
 
-    share, end = vector(share), vector(end)
-    passed = torch.where(share > 0, clock.step / clock.steps / share, 1).clamp(max=1)
-    return torch.lerp(vector(start), end, passed)
+    passed = (clock.step / clock.steps / vector(share)).nan_to_num(nan=1, posinf=1).clamp(max=1)
+    return torch.lerp(vector(start), vector(end), passed)

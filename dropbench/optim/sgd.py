@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from dropbench.optim import Optimizer
-from dropbench.optim.constraints import along, bound_units, clipping, direction
+from dropbench.optim.constraints import clipping
 from dropbench.optim.schedules import Decay, Kept, ramped, warmed
 from dropbench.spec import NonNegative, Positive, Share, vector
 
@@ -75,19 +75,12 @@ class SGD(Optimizer):
         """One update, in place."""
         import torch
 
+        from dropbench.kernels.update import sgd
+
         with torch.no_grad():
-            rate = -self.rate(clock)
-            momentum = ramped(self.momentum_start, self.momentum, self.momentum_ramp, clock)
-            clip = None if self.clip_norm is None else clipping(gradients.values(), self.clip_norm)
-            decay = None if self.weight_decay is None else vector(self.weight_decay)
-            ahead = rate * momentum if self.nesterov else None
-            for name, value in params.items():
-                velocity = state[f"velocity.{name}"]
-                gradient = direction(gradients[name], value, clip, decay if declared[name].decays else None)
-                torch.addcmul(gradient, velocity, along(momentum, value), out=velocity)
-                if ahead is None:
-                    value.addcmul_(velocity, along(rate, value))
-                else:
-                    value.addcmul_(gradient, along(rate, value)).addcmul_(velocity, along(ahead, value))
-            if self.max_norm is not None:
-                bound_units(params, declared, self.max_norm)
+            sgd(
+                params, gradients, state, declared, self.rate(clock),
+                ramped(self.momentum_start, self.momentum, self.momentum_ramp, clock),
+                clip=None if self.clip_norm is None else clipping(gradients.values(), self.clip_norm),
+                decay=self.weight_decay, bound=self.max_norm, nesterov=self.nesterov,
+            )  # fmt: skip

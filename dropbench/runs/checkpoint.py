@@ -15,7 +15,7 @@ import safetensors
 import safetensors.torch
 import torch
 
-from dropbench.runs.files import disk, sync_folder, write
+from dropbench.runs.files import write
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,23 +31,26 @@ class Checkpoint:
     Args:
         tensors: by name, without a run axis.
         facts: plain data.
+        copied: happens when the tensors have come from the device; None: they are here.
     """
 
     tensors: dict[str, Tensor]
     facts: dict[str, Any]
+    copied: torch.cuda.Event | None = None
+
+    def wait(self) -> None:
+        """Waits until the tensors may be read."""
+        if self.copied is not None:
+            self.copied.synchronize()
 
 
 def save(folder: Path, checkpoint: Checkpoint) -> None:
     """Writes the checkpoint; the one before it stays until this one is in place, and after."""
+    checkpoint.wait()
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
     facts = json.dumps(checkpoint.facts, sort_keys=True)
     content = safetensors.torch.save(tensors, {"facts": facts, "sha256": _digest(tensors, facts)})
-    path = folder / NAME
-    with disk(path):
-        if path.exists():
-            path.replace(folder / PREVIOUS)
-            sync_folder(folder)
-    write(path, content)
+    write(folder / NAME, content, folder / PREVIOUS)
 
 
 def steps(folder: Path) -> list[int]:

@@ -39,8 +39,14 @@ def disk(path: Path) -> Iterator[None]:
         raise UserError(f"{told}: {error.filename or path}") from error
 
 
-def write(path: Path, content: bytes) -> None:
-    """Replaces `path` in one piece: temporary file beside it, fsync, rename, fsync of the folder."""
+def write(path: Path, content: bytes, before: Path | None = None) -> None:
+    """Replaces `path` in one piece: temporary file beside it, fsync, rename, fsync of the folder.
+
+    Args:
+        path: of the file.
+        content: all of it.
+        before: where the file that was there stays, if it is to stay; a kill between the two renames leaves it there.
+    """
     temporary = path.with_name(f".{path.name}.new")
     with disk(path):
         try:
@@ -48,6 +54,8 @@ def write(path: Path, content: bytes) -> None:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
+            if before is not None and path.exists():
+                path.replace(before)
             temporary.replace(path)
         except OSError:
             temporary.unlink(missing_ok=True)

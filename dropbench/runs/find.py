@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import time
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -120,26 +121,28 @@ def _walk(folder: str, depth: int, seen: set[tuple[int, int]], index: bool) -> t
         bare: list[_Found] = []
         runs_here = False
         known = Index(folder, identity[0], NAME in names) if index else None
-        # A run goes by its own name before the names of links to it.
-        for entry in sorted(inside, key=lambda entry: (entry.is_symlink(), entry.name)):
+        inside.sort(key=attrgetter("name"))
+        inside.sort(key=os.DirEntry.is_symlink)  # a run goes by its own name before the names of links to it
+        for entry in inside:
             if entry.name.startswith(".") or not _is_folder(entry):
                 continue
-            hit = known.get(entry) if known is not None else None
-            if hit is not None and hit[0] in seen:
-                inner, is_run = [], False
-            elif hit is not None:
-                seen.add(hit[0])
-                inner, is_run = [_Found(hit[0], entry.path, known, hit[1])], True
-            else:
+            inner: list[_Found] = []
+            is_run = False
+            if known is None or (hit := known.get(entry)) is None:
                 inner, is_run = _walk(entry.path, depth - 1, seen, index)
                 if is_run:
                     inner = [run._replace(listed=known) for run in inner]
+            elif hit[0] not in seen:
+                seen.add(hit[0])
+                found.append(_Found(hit[0], entry.path, known, hit[1]))
+                runs_here = True
+                continue
             found += inner
             runs_here |= is_run
             if not inner and not entry.is_symlink():
                 bare.append(_Found(_identity(entry.path), entry.path))
         if runs_here:  # a study: what lies beside the runs was to be a run
-            found = sorted(found + bare, key=lambda run: run.path)
+            found = sorted(found + bare, key=attrgetter("path"))
     return found, False
 
 

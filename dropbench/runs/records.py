@@ -14,7 +14,7 @@ import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from sys import intern
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,9 +31,25 @@ SPLITS = ("train", "validation", "test")
 #: What is measured of a run: the splits, and where it was asked for the held-out ones again, by the mean of passes with
 #: noise (`mc`) and after the least of the net was cut (`pruned`).
 MEASURED = (*SPLITS, "validation_mc", "test_mc", "validation_pruned", "test_pruned")
+#: A number is one to compute with if it is between this and its opposite.
+HIGHEST = 1e100
 _LARGEST = 8 << 20  # a result.json is a few kilobytes
 _SIZES = ("epochs", "steps", "parameters", "peak_memory_bytes")
 _COST = ("samples", "forward_passes")
+
+
+class Late(Protocol):
+    """What makes the rest of a record when it is asked for: the index has 10,000 of them."""
+
+    def field(self, name: str) -> Any:
+        """A field of the record.
+
+        Raises:
+            KeyError: it makes none of that name.
+        """
+
+    def number(self, split: str | None, name: str) -> float | None:
+        """A figure of a split, or without one a number of `seconds`, and the field is not made."""
 
 
 @dataclass(frozen=True)
@@ -80,12 +96,14 @@ class RunRecord:
     sizes: Mapping[str, float] = field(default_factory=dict)
     stamp: Mapping[str, str] = field(default_factory=dict)
 
+    _late: ClassVar[Late | None] = None  # of a record that the index gives, in place of path and mappings
+
     def __getattr__(self, name: str) -> Any:
-        """What the index has not made yet: it gives a record with `_late` in place of path and mappings."""
-        if name.startswith("_") or "_late" not in vars(self):
+        """What has not been made yet."""
+        if self._late is None or name.startswith("_"):
             raise AttributeError(name)
         try:
-            value = vars(self)[name] = vars(self)["_late"](name)
+            value = vars(self)[name] = self._late.field(name)
         except KeyError:
             raise AttributeError(name) from None
         return value
@@ -98,7 +116,14 @@ class RunRecord:
     def figure(self, name: str) -> float | None:
         """A figure by its full name, `test.error` or `test_mc.error`."""
         split, _, figure = name.partition(".")
+        if self._late is not None:
+            return self._late.number(split, figure)
         return self.figures.get(split, {}).get(figure)
+
+    @property
+    def duration(self) -> float | None:
+        """The seconds that the run took in all."""
+        return self.seconds.get("total") if self._late is None else self._late.number(None, "total")
 
 
 def read_run(folder: Path) -> RunRecord:
@@ -327,12 +352,12 @@ def _whole(data: dict[str, Any], key: str) -> int | None:
 
 def _number(value: object) -> float | None:
     """The value if it is a finite number, and of a size that can be computed with."""
-    return value if (type(value) is float or type(value) is int) and -1e100 < value < 1e100 else None
+    return value if (type(value) is float or type(value) is int) and -HIGHEST < value < HIGHEST else None
 
 
 def _numbers(data: dict[str, Any]) -> dict[str, float]:
     return {  # the condition of `_number`, which 10,000 times 40 calls would make slow
         intern(key): value
         for key, value in data.items()
-        if (type(value) is float or type(value) is int) and -1e100 < value < 1e100
+        if (type(value) is float or type(value) is int) and -HIGHEST < value < HIGHEST
     }

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 WORTH = 6.0
 #: Shapes that one worker looks at by itself.
 FEW = 8
+#: Processes that start before it is known how many are worth it, where nobody says how many.
+AHEAD = 2
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,8 @@ def prepare(runs: Sequence[Run], crew: Crew) -> Stacks:
     if not groups:
         return Stacks(planned, (), 1, 0.0, {})
     config = planned.todo[0].config
+    if config.device in ("auto", "cpu"):
+        crew.ahead(min(_most(config, len(planned.todo)), AHEAD if config.workers == "auto" else config.workers))
     gpus = crew.devices() if config.device in ("auto", "cuda") else 0
     if len(groups) >= FEW and not gpus and config.workers != 1:
         crew.size(_most(config, len(groups) // (FEW // 2)), gpus)

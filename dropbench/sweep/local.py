@@ -7,13 +7,16 @@ import os
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from dropbench import runner, schema
 from dropbench.config import meaning
 from dropbench.control import data_of_twin, twin
 from dropbench.errors import UserError
+from dropbench.kernels import COMMON, in_use
 from dropbench.runs import checkpoint
+from dropbench.runs.behind import Behind
 from dropbench.runs.environment import data_hash, describe
 from dropbench.runs.folder import RunFolder
 from dropbench.runs.predictions import Part, Predictions, save
@@ -132,19 +135,19 @@ class Local:
         config = members[0].run.config
         device = runner.device_of(config.device)
         data, digest = self.data(config)
+        record = None
         if not checkpoints:
             record = {**describe(device), "command": self.command, "data": {"sha256": digest}}
-            for slot, member in enumerate(members):
-                run, first = member.run, members[0].run.id
-                stack = {"size": len(members), "slot": slot, "first": first}
-                about = {"choices": dict(run.choices), "group": run.group, "stack": stack}
-                composed = self.hydra.get(run.id)
-                member.folder.start(run, {**record, **about}, composed.files if composed else {})
+            if device.type == "cpu":  # on a GPU they are chosen while it trains: see `result.json`
+                record["kernels"] = in_use((*COMMON, *config.model.kernels))
         sink = FolderSink(members, self.report, self.interrupted)
         left: list[_Member] = []
         try:
-            configs = [member.config for member in members]
-            runner.train(configs, data_of_twin(config, data), device, sink, checkpoints, until)
+            with sink:
+                if record is not None:
+                    sink.start(record, self.hydra)
+                configs = [member.config for member in members]
+                runner.train(configs, data_of_twin(config, data), device, sink, checkpoints, until)
         except StaleCheckpointError as error:
             for member in members:
                 self.report.warned(f"{member.folder.path}: {error}; it is trained anew")
@@ -182,27 +185,63 @@ class Local:
 
 
 class FolderSink:
-    """The `Sink` that writes each run of a stack to its folder."""
+    """The `Sink` that writes each run of a stack to its folder.
+
+    What it writes while the stack trains is written behind its back (see `Behind`), and an evaluation is reported when
+    it is on the disk. As a context manager it leaves when all is there. What the disk refuses is raised by the next
+    call, or when it leaves.
+    """
 
     def __init__(self, members: Sequence[_Member], report: Report, interrupted: Callable[[], bool]) -> None:
         self.members, self.report, self.interrupted = members, report, interrupted
         self.over: set[int] = set()
         self.logs = [RunLog(member.run, flat(meaning(member.run.config)), report.warned) for member in members]
+        self._behind = Behind()
+        self._begun = False
+        self._saving: set[int] = set()
+
+    def __enter__(self) -> FolderSink:
+        self._behind.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._behind.__exit__(*error)
+
+    def start(self, record: Mapping[str, Any], hydra: Mapping[str, Composed | None]) -> None:
+        """Begins every run.
+
+        Args:
+            record: what is known of all of them.
+            hydra: what Hydra composed for each, by id.
+        """
+        first = self.members[0].run.id
+        for slot, member in enumerate(self.members):
+            run = member.run
+            stack = {"size": len(self.members), "slot": slot, "first": first}
+            about = {**record, "choices": dict(run.choices), "group": run.group, "stack": stack}
+            self._behind.do(partial(_start, member, about, hydra.get(run.id)))
 
     def progress(self, step: int, steps: int) -> None:
         """See `Sink`."""
+        self._behind.settle()
         self.report.progress(step, steps)
 
     def metrics(self, run: int, record: dict[str, Any]) -> None:
         """See `Sink`."""
+        if not self._begun:  # a log that is opened looks into the folder: nothing of an earlier attempt may be there
+            self._behind.wait()
+            self._begun = True
         self.logs[run].open()
-        self.members[run].folder.metrics(record)
-        self.report.evaluated(self.members[run].run.id, record)
+        member = self.members[run]
+        self._behind.do(partial(member.folder.metrics, record), partial(self.report.evaluated, member.run.id, record))
         self.logs[run].evaluated(record)
 
     def checkpoint(self, run: int, checkpoint: Checkpoint) -> None:
-        """See `Sink`."""
-        self.members[run].folder.checkpoint(checkpoint)
+        """See `Sink`; one that is still to be written is waited for, so that no more than one a run waits."""
+        if run in self._saving:
+            self._behind.wait()
+        self._saving.add(run)
+        self._behind.do(partial(self.members[run].folder.checkpoint, checkpoint), partial(self._saving.discard, run))
 
     def predictions(self, run: int, parts: Mapping[str, tuple[Tensor, Tensor]]) -> None:
         """See `Sink`."""
@@ -210,10 +249,11 @@ class FolderSink:
         save(self.members[run].folder.path, Predictions(arrays))
 
     def finish(self, run: int, result: dict[str, Any]) -> None:
-        """See `Sink`."""
+        """See `Sink`: written last, when all else of its run is there."""
         if "error" in result:
             self.fail(run, result["error"], result["error"], crashed=False)
             return
+        self._behind.wait()
         self.over.add(run)
         self.members[run].folder.finish({**identity(self.members[run].run), "status": "done", **result})
         self.logs[run].close("done", result)
@@ -224,6 +264,7 @@ class FolderSink:
     def fail(self, run: int, reason: str, details: str, crashed: bool) -> None:
         """Records a failed run, unless it has a result already."""
         if run not in self.over:
+            self._behind.wait()
             self.over.add(run)
             write_failure(self.members[run].run, self.members[run].folder, reason, details)
             self.logs[run].close("failed")
@@ -233,6 +274,10 @@ class FolderSink:
         """Ends the logs of the runs that are not over."""
         for log in self.logs:
             log.close("interrupted")
+
+
+def _start(member: _Member, record: dict[str, Any], composed: Composed | None) -> None:
+    member.folder.start(member.run, record, composed.files if composed else {})
 
 
 def write_failure(run: Run, folder: RunFolder, reason: str, details: str) -> None:

@@ -19,18 +19,23 @@ if TYPE_CHECKING:
     from dropbench.config import Config, Run
     from dropbench.sweep.local import Local
 
-#: Seconds of steps that judge one size.
-PATIENCE = 0.1
+#: Seconds of steps in a visit to one size.
+PATIENCE = 0.04
 #: Looking may take this share of the whole training, and in any case so many seconds.
-SHARE, LEAST = 0.02, 0.3
-#: A size is not doubled again once a run takes longer than this many times the best one.
+SHARE, LEAST = 0.02, 0.4
+#: Sizes are not doubled again once a run takes longer than this many times the best one, in two sizes on end.
 HOPELESS = 1.1
+#: Sizes in which a run takes at most so many times the best one are visited in turn, so often.
+CLOSE, VISITS = 1.1, 5
 #: Share of the free memory that a stack may fill.
 FILL = 0.5
 
 
 def look(local: Local, runs: Sequence[Run], total: int, workers: int) -> Look:
     """Trains the first steps of stacks of 1, 2, 4, ... runs and notes what a run takes in each.
+
+    The sizes are doubled until it gets worse. Then those that are near the best are visited in turn, several times,
+    and the fastest visit counts: what else the machine does in the meantime slows some visits down, and speeds none up.
 
     Args:
         local: loads the data.
@@ -54,21 +59,40 @@ def look(local: Local, runs: Sequence[Run], total: int, workers: int) -> Look:
     typed = run.config.stack
     most = min(len(configs), capacity(run.config.model.parameters(data.facts)) if typed == "auto" else typed)
     free = _free(device) * FILL / workers
+    before = runner.peak_memory(device)
+    trainers: dict[int, runner.Trainer] = {}
     seconds: dict[int, float] = {}
-    started, before, size = time.monotonic(), runner.peak_memory(device), 1
-    while True:
-        try:
-            seconds[size] = runner.Trainer(configs[:size], data, device, _Nowhere()).pace(PATIENCE) / size
-        except Exception:
-            if not seconds:
-                raise
-            return Look(None, seconds)  # memory is short, or one run raises, which its folder will tell
-        budget = max(LEAST, SHARE * seconds[1] * total * run.config.epochs)
-        if size == most or seconds[size] > HOPELESS * min(seconds.values()) or time.monotonic() - started > budget:
-            return Look(None, seconds)
-        if 2 * (runner.peak_memory(device) - before) > free:
-            return Look(None, seconds)
-        size = min(2 * size, most)
+
+    def visit(size: int) -> None:
+        if size not in trainers:
+            trainers[size] = runner.Trainer(configs[:size], data, device, _Nowhere())
+            trainers[size].pace(0.0)  # warms up
+        taken = trainers[size].pace(PATIENCE) / size
+        seconds[size] = min(taken, seconds.get(size, taken))
+
+    try:
+        visit(1)
+        started, end = time.monotonic(), max(LEAST, SHARE * seconds[1] * total * run.config.epochs)
+        size, worse = 1, 0
+        while size < most and worse < 2 and time.monotonic() - started < end:
+            if 2 * (runner.peak_memory(device) - before) > free:
+                break
+            size = min(2 * size, most)
+            visit(size)
+            worse = worse + 1 if seconds[size] > HOPELESS * min(seconds.values()) else 0
+        for _ in range(VISITS - 1):
+            near = [size for size in seconds if seconds[size] <= CLOSE * min(seconds.values())]
+            for size in near if len(near) > 1 else ():
+                if time.monotonic() - started < end:
+                    visit(size)
+    except Exception:
+        if not seconds:
+            raise
+        # memory is short, or one run raises, which its folder will tell
+    finally:
+        for trainer in trainers.values():
+            trainer.captured = None
+    return Look(None, seconds)
 
 
 def _free(device: torch.device) -> float:

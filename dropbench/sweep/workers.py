@@ -116,6 +116,12 @@ class _Worker:
         with suppress(OSError):
             self.pipe.send(message)
 
+    def end(self) -> None:
+        """Ends it at once."""
+        self.pipe.close()
+        self.process.kill()
+        self.process.join()
+
 
 class Crew:
     """Worker processes; a context manager that ends them.
@@ -128,6 +134,7 @@ class Crew:
     def __init__(self, command: Sequence[str], interrupted: Callable[[], bool]) -> None:
         self.command, self.interrupted = list(command), interrupted
         self.threads = 1  # of each worker, until it is known how many there will be
+        self.count = 1  # workers that are given work
         self.gpus: int | None = None
         self._numbers = itertools.count(1)
         self._context = multiprocessing.get_context("spawn")
@@ -144,24 +151,32 @@ class Crew:
         for worker in self._workers:
             if worker.task is not None and (kind is None or not issubclass(kind, SystemExit)):
                 worker.process.join(timeout=10)  # it saves
-            worker.process.kill()
-            worker.process.join()
+            worker.end()
 
     def devices(self) -> int:
         """CUDA devices that torch can use here, as the first worker says."""
         while self.gpus is None:
-            (worker,) = self._workers
+            first = self._workers[0]
             try:
-                _, self.gpus = worker.pipe.recv()
+                _, self.gpus = first.pipe.recv()
             except (EOFError, OSError):
-                raise UserError(f"a worker process cannot start ({_how(worker.process)})") from None
+                raise UserError(f"a worker process cannot start ({_how(first.process)})") from None
         return self.gpus
+
+    def ahead(self, workers: int) -> None:
+        """Starts processes until there are so many, before it is known whether they are worth it.
+
+        A process takes seconds until it can train, since it loads torch and the data. They pass while others look.
+        """
+        while len(self._workers) < workers:
+            self._workers.append(self._start(None))
 
     def size(self, workers: int, gpus: int) -> None:
         """Makes the crew so large, and shares cores and GPUs among them."""
-        self.threads = max(1, cores() // workers)
-        while len(self._workers) < workers:
-            self._workers.append(self._start(None))
+        self.count, self.threads = workers, max(1, cores() // workers)
+        self.ahead(workers)
+        while len(self._workers) > workers:
+            self._workers.pop().end()
         for slot, worker in enumerate(self._workers):
             worker.device = f"cuda:{slot % gpus}" if gpus else None
             worker.tell("threads", self.threads)
@@ -173,14 +188,18 @@ class Crew:
         while queue or self._busy():
             if self.interrupted():
                 break
-            for worker in self._workers:
+            for worker in self._workers[: self.count]:
                 if worker.task is None and queue:
                     task = worker.task = queue.popleft()
                     runs = [self._placed(run, worker) for run in task.runs]
-                    worker.tell("look", runs, totals[task.number], len(self._workers))
+                    worker.tell("look", runs, totals[task.number], self.count)
             for worker, task, message in self._messages():
                 if message is None:  # it died of looking: its runs are trained one by one
                     self._replace(worker)
+                elif message[0] == "loaded":  # what had to be fetched is there, so the others find it
+                    if task.number == 0:
+                        for spare in self._workers[self.count :]:
+                            spare.tell("load", task.runs[0])
                 elif message[0] == "looked":
                     looks[task.number] = message[1]
                     worker.task = None
@@ -221,7 +240,7 @@ class Crew:
                 held.clear()
             while held and held[0][0] <= time.monotonic():
                 queue.append(held.pop(0)[1])
-            for worker in self._workers:
+            for worker in self._workers[: self.count]:
                 if worker.task is None and queue:
                     task = worker.task = queue.popleft()
                     report.view.started(task.number, [run.id for run in task.runs])
@@ -385,8 +404,15 @@ def _work(pipe: Connection, stop: Event, threads: int, command: Sequence[str]) -
             verb, *words = pipe.recv()
             if verb == "threads":
                 torch.set_num_threads(words[0])
+            elif verb == "load":
+                with suppress(Exception):  # whoever needs them says what is wrong with them
+                    local.data(words[0].config)
             elif verb == "look":
                 try:
+                    config = words[0][0].config
+                    runner.device_of(config.device)
+                    local.data(config)
+                    pipe.send(("loaded",))
                     pipe.send(("looked", look(local, *words)))
                 except UserError as error:
                     pipe.send(("looked", Look(str(error), {})))

@@ -69,6 +69,17 @@ def test_compare_loads_no_torch_and_no_hydra(tmp_path: Path) -> None:
     assert done.stderr == "['rich', 'numpy']\n"
 
 
+def test_a_table_loads_no_filter_and_no_other_format(tmp_path: Path) -> None:
+    run = tmp_path / "study" / "run"
+    run.mkdir(parents=True)
+    (run / "config.yaml").touch()
+    script = f"import sys\nfrom dropbench.cli import main\nmain(['compare', {str(tmp_path)!r}])\n"
+    script += "print(*sorted(set(sys.modules) & {'dropbench.runs.where', 'dropbench.compare.formats', 'scipy'}))"
+    environment = os.environ | {"PYTHONPATH": str(Path(dropbench.__file__).parents[1])}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout.splitlines()[-1:] == [""]
+
+
 def test_help_names_every_verb() -> None:
     for arguments in ((), ("--help",), ("-h",)):
         done = dropbench_process(*arguments)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from pathlib import Path
 
@@ -334,3 +335,21 @@ def test_what_does_not_go_together_in_a_sweep_is_refused_in_one_line(folder, cap
     assert main(["train", "-m", *TINY, *words]) == 2
     assert line in capsys.readouterr().err
     assert runs(folder) == []
+
+
+@pytest.mark.parametrize("collecting", [True, False])
+def test_garbage_is_looked_for_as_before(capsys, monkeypatch, collecting):
+    """Also after a config that is refused; while one is composed, it is not."""
+    from dropbench import config
+
+    seen = []
+    check = config.check
+    monkeypatch.setattr(config, "check", lambda data: seen.append(gc.isenabled()) or check(data))
+    (gc.enable if collecting else gc.disable)()
+    try:
+        assert main(["train", "strategy.rat=0.3"]) == 2
+        assert gc.isenabled() == collecting
+    finally:
+        gc.enable()
+    assert seen == [False]
+    assert "nearest: strategy.rate" in capsys.readouterr().err

@@ -116,6 +116,21 @@ def test_of_several_rates_the_same_one_else_the_best_on_validation(groups: Any) 
     assert found["gradual 0.3"][0] == "standard 0.2"
 
 
+def test_of_several_that_are_as_good_the_first_by_its_hash(groups: Any) -> None:
+    """Those of the same rate come first however good they are; then the figure; then the hash of the group."""
+    found = groups(
+        result(strategy="standard", rate=0.5, error=4.0, settings={"strategy.cap": 0.9}, group="b"),
+        result(strategy="standard", rate=0.5, error=4.0, settings={"strategy.cap": 0.8}, group="a"),
+        result(strategy="standard", rate=0.2, error=3.0, settings={"strategy.cap": 0.8}, group="d"),
+        result(strategy="standard", rate=0.1, error=3.0, settings={"strategy.cap": 0.8}, group="c"),
+        result(strategy="gradual", rate=0.5),
+        result(strategy="gradual", rate=0.3),
+    )
+    each, _ = baselines(found, (STANDARD,))
+    told = {group.rate: (b.group.first.group, b.several) for group, b in zip(found, each, strict=True) if b.group}
+    assert told == {0.5: ("a", True), 0.3: ("c", True)}
+
+
 def test_another_key_than_the_strategy(groups: Any) -> None:
     found = groups(
         result(optimizer="adam", strategy="none", rate=0.0),

@@ -13,9 +13,9 @@ import pytest
 from recorded import result, write
 
 from dropbench.cli.comparing import DEFAULT
-from dropbench.compare.formats import FORMATS, as_csv, as_json, as_latex, as_markdown
+from dropbench.compare.formats import as_csv, as_json, as_latex, as_markdown
 from dropbench.compare.rows import Comparison, compare
-from dropbench.compare.table import Sheet, sheet
+from dropbench.compare.table import FORMATS, Sheet, sheet
 from dropbench.runs.find import read
 from dropbench.runs.records import RunRecord
 from dropbench.terminal import Column

@@ -16,7 +16,10 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from dropbench.compare.statistics import (
+    _MANY,
     Difference,
+    _listed,
+    _subset_means,
     differences,
     holm,
     improvement,
@@ -229,8 +232,31 @@ def test_rows_are_taken_in_blocks(monkeypatch):
     rows = RNG.normal(size=(7, 12)).tolist() + RNG.normal(size=(3, 23)).tolist()
     expected = differences(rows)
     monkeypatch.setattr("dropbench.compare.statistics._BLOCK", 1 << 13)
+    monkeypatch.setattr("dropbench.compare.statistics._HELD", 1 << 13)
     assert [(each.p, each.exact) for each in differences(rows[:7])] == [(each.p, True) for each in expected[:7]]
     assert differences(rows)[:7] == expected[:7]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        RNG.normal(size=40),
+        RNG.exponential(size=40),
+        np.array([1.0, *[0.0] * 39]),  # half of the means are tied at 0: no tail below
+        np.array([-1.0, *[0.0] * 39]),
+        np.full(40, 0.3),
+        RNG.integers(-1, 2, 40).astype(float),
+        RNG.normal(size=13),
+    ],
+    ids=["normal", "skewed", "one above", "one below", "constant", "tied", "thirteen"],
+)
+def test_the_ends_that_the_tails_give_are_those_of_all_means(row):
+    means = _subset_means(row[None], 19_999)
+    assert means.shape[1] > _MANY
+    ordered = np.sort(means[0])
+    for rank in (0, 30, 499):
+        _, ends = _listed(row[None], [], rank, 19_999)
+        assert ends.tolist() == [[ordered[rank], ordered[-1 - rank]]]
 
 
 def test_fewer_than_six_pairs_have_students_interval():

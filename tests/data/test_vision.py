@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import zlib
 from functools import partial
 from pathlib import Path
 from shutil import copytree
@@ -105,11 +106,25 @@ def test_what_is_known_early_is_what_torchvision_knows() -> None:
             ]
         elif hasattr(loader, "mirrors"):
             assert tuple(loader.mirrors) == source.urls
-            assert all(sums[Path(name).name] in archives._CONTENT for name in source.archives)
+            assert [sums[Path(name).name] for name in source.archives] == list(source.published)
+            assert set(source.published) <= set(archives._CONTENT)
         else:
             assert loader.url == source.urls[0] + source.archives[0]
             batches = [*loader.train_list, *loader.test_list]
             assert source.unpacked == tuple(f"{loader.base_folder}/{name}" for name, _ in batches)
+
+
+def test_what_is_unpacked_as_published_is_read_without_torchvision(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny.write("mnist")
+    source = SOURCES["mnist"]
+    slow = source.read(tiny.root)
+    contents = [(tiny.root / name).read_bytes() for name in source.unpacked]
+    monkeypatch.setattr(archives, "_CONTENT", dict(zip(source.published, map(zlib.crc32, contents), strict=True)))
+    monkeypatch.setattr(archives, "torchvision_datasets", lambda: pytest.fail("torchvision is not needed"))
+    for fast, expected in zip(source.read(tiny.root), slow, strict=True):
+        for values, wanted in zip(fast, expected, strict=True):
+            assert values.dtype == wanted.dtype
+            assert torch.equal(values, wanted)
 
 
 @pytest.mark.parametrize("source", ALL)

@@ -10,6 +10,7 @@ import random
 import re
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -67,10 +68,11 @@ def at_line(number: int, strike: Callable[[], None]) -> None:
         nonlocal left
         if event == "line":
             left -= 1
-            if left == 0:
+            if left <= 0:
                 strike()
         return walk
 
+    threading.settrace(enter)  # the thread that writes
     sys.settrace(enter)
 
 
@@ -95,6 +97,7 @@ def count(run: Run, told: Path) -> None:
         passed += event == "line"
         return walk
 
+    threading.settrace(enter)
     sys.settrace(enter)
     train([run])
     sys.settrace(None)

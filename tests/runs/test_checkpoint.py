@@ -245,8 +245,32 @@ def test_a_disk_that_is_full_is_one_line_and_leaves_a_sound_checkpoint(folder, m
     found, complaints = load(folder)
     assert equal(found, NEW)
     assert complaints == []
+    assert steps(folder) == [2, 1]  # both stay as they were
     save(folder, third)
     assert equal(load(folder)[0], third)
+
+
+def test_between_the_two_renames_the_one_before_is_there(folder, monkeypatch):
+    """What a kill leaves at that moment."""
+    replace, third = os.replace, Checkpoint(OLD.tensors, {"step": 3, "seq": 2})
+
+    class KilledError(BaseException):
+        pass
+
+    def killed(source: Any, target: Any) -> None:
+        if Path(target).name == NAME:
+            raise KilledError
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", killed)
+        with pytest.raises(KilledError):
+            save(folder, third)
+    assert equal(load(folder)[0], NEW)
+    assert steps(folder) == [2]
+    save(folder, third)
+    assert equal(load(folder)[0], third)
+    assert sorted(path.name for path in folder.iterdir()) == [PREVIOUS, NAME]
 
 
 def test_the_digest_is_a_sha256_over_what_it_should_be():

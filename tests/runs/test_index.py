@@ -116,6 +116,24 @@ def test_every_kind_of_record_comes_back_as_it_was(tmp_path: Path, always: None,
     assert first[sorted([*ODD, "no-record", "torn-record"]).index("cost")].sizes["forward_passes"] == 7326
 
 
+def test_single_numbers_are_those_of_the_fields(tmp_path: Path, always: None) -> None:
+    for name, changes in ODD.items():
+        run(tmp_path / "main" / name, changes=changes)
+    run(tmp_path / "main" / "dotted", changes={"test": {"error": 1.5, "a.b": 2.5}})
+    right = {record.id: record for record in read([tmp_path])}
+    asked = [f"{split}.{name}" for split in (*records.MEASURED, "cost", "") for name in ("error", "nll", "a.b", "")]
+    for record in read([tmp_path]):
+        other = right[record.path.name]
+        remembered = "figures" not in vars(record)
+        assert remembered == (record.id not in ("large", "study-unsaid"))
+        for name in (*asked, "error", "seconds.total", ".total"):
+            split, _, figure = name.partition(".")
+            assert repr(record.figure(name)) == repr(other.figures.get(split, {}).get(figure)), name
+        assert repr(record.duration) == repr(other.seconds.get("total"))
+        assert ("figures" not in vars(record)) == remembered  # no field was made for it
+    assert right["dotted"].figure("test.a.b") == 2.5
+
+
 def test_runs_of_a_group_share_what_they_have_in_common(tmp_path: Path, always: None) -> None:
     for seed in range(3):
         run(tmp_path / "main" / f"s{seed}", seed, 1.0 + seed)

@@ -16,8 +16,9 @@ import pytest
 from dropbench.compose import Composer
 from dropbench.config import Run, check
 from dropbench.sweep import engine
+from dropbench.sweep.live import View
 from dropbench.sweep.plan import Look
-from dropbench.sweep.workers import Crew
+from dropbench.sweep.workers import Crew, SweepReport
 
 TINY = ("dataset.train_size=48", "dataset.validation_size=20", "batch_size=16", "epochs=2")
 #: Three stacks of two runs.
@@ -253,10 +254,13 @@ class Looked(Crew):
     """A crew without processes, on a machine of so many cores and GPUs, that was told what a run takes."""
 
     def __init__(self, seconds: float, gpus: int = 0) -> None:
-        self.seconds, self.gpus, self.workers = seconds, gpus, 1
+        self.seconds, self.gpus, self.workers, self.early = seconds, gpus, 1, 1
 
     def devices(self) -> int:
         return self.gpus
+
+    def ahead(self, workers: int) -> None:
+        self.early = workers
 
     def size(self, workers: int, gpus: int) -> None:
         self.workers = workers
@@ -282,3 +286,41 @@ def test_how_many_processes(tmp_path, monkeypatch):
     assert workers(three[:2], 0.01) == 2
     on_cpu = [run_of("strategy=none", f"seed={seed}", "device=cpu", *TINY) for seed in range(10)]
     assert workers(on_cpu, 100.0, gpus=2) == 4
+
+
+@pytest.mark.parametrize(
+    ("words", "runs", "early"),
+    [
+        ((), 10, 2),  # whether there will be more is not known yet
+        ((), 1, 1),
+        (("workers=1",), 10, 1),
+        (("workers=3",), 10, 3),
+        (("workers=3",), 2, 2),
+        (("device=cuda",), 10, 1),  # a second one there depends on a second GPU
+    ],
+)
+def test_how_many_processes_start_before_that_is_known(tmp_path, monkeypatch, words, runs, early):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(engine, "cores", lambda: 4)
+    crew = Looked(0.01, gpus=1)
+    engine.prepare([run_of("strategy=none", f"seed={seed}", *words, *TINY) for seed in range(runs)], crew)
+    assert crew.early == early
+
+
+def test_processes_that_are_not_worth_it_end_and_get_no_work(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    runs = [run_of("strategy=none", f"seed={seed}", *TINY) for seed in range(3)]
+    with Crew(["dropbench"], lambda: False) as crew:
+        crew.ahead(2)
+        first, spare = (worker.process for worker in crew._workers)
+        (look,) = crew.look([runs], [len(runs)])
+        assert look.refused is None
+        assert set(look.seconds) == {1, 2, 3}
+        crew.size(1, 0)
+        assert not spare.is_alive()
+        assert first.is_alive()
+        with View(len(runs), 0, 1, shown=False) as view:
+            report = SweepReport(view, first=False)
+            assert crew.train([[run] for run in runs], report, {})
+        assert report.over == {run.id for run in runs}
+        assert [worker.process for worker in crew._workers] == [first]
