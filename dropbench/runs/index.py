@@ -49,7 +49,7 @@ def _signature(status: os.stat_result | None) -> tuple[int, int, int, int]:
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Layout:
     """How the rows of some runs are packed.
 

@@ -16,7 +16,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from dropbench.kernels import cuda, graph, native
+from dropbench.kernels import cuda, graph, loss, lstm, native, update
 from dropbench.kernels.graph import Captured, cuda_graph
 from dropbench.runner import Trainer
 from dropbench.spec import Clock
@@ -94,6 +94,13 @@ def stack(strategy: str, model: str, changes: dict[str, Any], device: str = "cpu
     configs = [replace(config, seed=seed) for seed in range(runs)]
     trainer = Trainer(configs, data_of(config.dataset), torch.device(device), MemorySink(runs))
     return Stack(trainer)
+
+
+@pytest.fixture(autouse=True)
+def as_on_a_gpu(monkeypatch):
+    """Kernels in C are for the CPU alone, and what they do no tape can see."""
+    for kernel in (loss, lstm, update):
+        monkeypatch.setattr(kernel, "is_native", lambda: False)
 
 
 @pytest.fixture(autouse=True)
