@@ -92,6 +92,9 @@ def train_one(run: Run, hydra: dict[str, Composed], quiet: bool, command: list[s
         show(run.path, console(), "recorded before; rerun=true trains it again")
         return 0
     from dropbench.cli.progress import Bar
+    from dropbench.kernels import COMMON, native
+
+    native.ahead((*COMMON, *run.config.model.kernels))  # while torch is loaded
     from dropbench.runner import Interrupted
     from dropbench.sweep.local import Local
 

@@ -4,7 +4,8 @@
 
 typedef unsigned __int128 wide;
 
-enum { ROUNDS = 10, BLOCK = 4 };
+/* PIECE: elements of a mask that a thread makes at once. */
+enum { ROUNDS = 10, BLOCK = 4, PIECE = 16384 };
 
 /* Two blocks at once, so that the processor has products to overlap; for more it lacks registers. */
 #define LANES 2
@@ -60,10 +61,13 @@ void words(int64_t runs, int64_t count, const uint64_t *seeds, uint64_t purpose,
 
 /* Masks of Bernoulli dropout: scale[run] where a word is not below threshold[run], else 0. */
 void keep(int64_t runs, int64_t count, const int16_t *bits, const int16_t *threshold, const float *scale, float *out) {
-#pragma omp parallel for schedule(static) if (runs > 1 && runs * count > 65536)
-    for (int64_t run = 0; run < runs; run++) {
-        const int16_t *from = bits + run * count, least = threshold[run];
-        float *to = out + run * count, kept = scale[run];
-        for (int64_t at = 0; at < count; at++) to[at] = from[at] >= least ? kept : 0.0f;
-    }
+    const int64_t pieces = (count + PIECE - 1) / PIECE;
+#pragma omp parallel for collapse(2) schedule(static) if (runs * count > 2 * PIECE)
+    for (int64_t run = 0; run < runs; run++)
+        for (int64_t piece = 0; piece < pieces; piece++) {
+            const int64_t first = run * count + piece * PIECE, left = count - piece * PIECE;
+            const int16_t *from = bits + first, least = threshold[run];
+            float *to = out + first, kept = scale[run];
+            for (int64_t at = 0; at < (left < PIECE ? left : PIECE); at++) to[at] = from[at] >= least ? kept : 0.0f;
+        }
 }

@@ -20,7 +20,9 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,7 +30,7 @@ from typing import TYPE_CHECKING
 from dropbench.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 VARIABLE, FOLDER = "DROPBENCH_KERNELS", "DROPBENCH_KERNELS_FOLDER"
 FLAGS = (
@@ -48,6 +50,18 @@ def library(name: str) -> ctypes.CDLL | None:
 def reason(name: str) -> str:
     """Why there is no library of that name; empty where there is one."""
     return _loaded(name)[1]
+
+
+def ahead(names: Iterable[str]) -> None:
+    """Begins to compile what is not there yet, while this process does something else, such as loading torch."""
+
+    def work(asked: tuple[str, ...]) -> None:
+        for name in asked:
+            with suppress(OSError, subprocess.SubprocessError):  # whoever needs it says why there is none
+                _compiled(name)
+
+    if os.environ.get(VARIABLE) != "torch":
+        threading.Thread(target=work, args=(tuple(names),), daemon=True).start()
 
 
 def chosen(name: str, trial: Callable[[bool], object]) -> bool:
@@ -71,6 +85,7 @@ def choices() -> dict[str, dict[str, object]]:
 
 
 _choices: dict[str, dict[str, object]] = {}
+_compiling = threading.Lock()
 
 
 def _contest(name: str, trial: Callable[[bool], object]) -> dict[str, object]:
@@ -141,7 +156,9 @@ def _compiled(name: str) -> Path:
     about = (source.read_bytes(), compiler, Path(compiler).stat().st_mtime_ns, FLAGS, _processor(), sys.platform)
     digest = hashlib.sha256(repr(about).encode()).hexdigest()[:16]
     path = _folder() / f"{name}-{digest}.so"
-    if not path.exists():
+    with _compiling:
+        if path.exists():
+            return path
         with tempfile.TemporaryDirectory(dir=path.parent) as work:
             made = Path(work, path.name)
             command = [compiler, *FLAGS, str(source), "-o", str(made), "-lm"]

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from dropbench.errors import UserError
+from dropbench.kernels import COMMON, native
 from dropbench.stack import MOST_RUNS
 from dropbench.sweep.halving import MARKS, rung, stop, worst
 from dropbench.sweep.live import span
@@ -65,6 +66,7 @@ def prepare(runs: Sequence[Run], crew: Crew) -> Stacks:
     groups = shapes(planned.todo)
     if not groups:
         return Stacks(planned, (), 1, 0.0, {})
+    native.ahead(dict.fromkeys((*COMMON, *(name for run in planned.todo for name in run.config.model.kernels))))
     config = planned.todo[0].config
     if config.device in ("auto", "cpu"):
         crew.ahead(min(_most(config, len(planned.todo)), AHEAD if config.workers == "auto" else config.workers))

@@ -70,16 +70,24 @@ def look(local: Local, runs: Sequence[Run], total: int, workers: int) -> Look:
         taken = trainers[size].pace(PATIENCE) / size
         seconds[size] = min(taken, seconds.get(size, taken))
 
+    def worse() -> bool:
+        limit = HOPELESS * min(seconds.values())
+        return len(seconds) > 2 and all(seconds[size] > limit for size in sorted(seconds)[-2:])
+
     try:
         visit(1)
         started, end = time.monotonic(), max(LEAST, SHARE * seconds[1] * total * run.config.epochs)
-        size, worse = 1, 0
-        while size < most and worse < 2 and time.monotonic() - started < end:
+        size = 1
+        while size < most and time.monotonic() - started < end:
             if 2 * (runner.peak_memory(device) - before) > free:
                 break
             size = min(2 * size, most)
             visit(size)
-            worse = worse + 1 if seconds[size] > HOPELESS * min(seconds.values()) else 0
+            if worse():  # or were these two unlucky?
+                for again in sorted(seconds)[-2:]:
+                    visit(again)
+                if worse():
+                    break
         for _ in range(VISITS - 1):
             near = [size for size in seconds if seconds[size] <= CLOSE * min(seconds.values())]
             for size in near if len(near) > 1 else ():

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import io
 import math
+import statistics
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from recorded import result, study, write
 from rich.console import Console
 
 from dropbench.cli.comparing import DEFAULT
-from dropbench.compare.groups import figure, gather
+from dropbench.compare.groups import figure, gather, sample_deviation
 from dropbench.compare.rows import Options
 from dropbench.compare.table import interval, print_table, probability, signed
 from dropbench.errors import UserError
@@ -66,6 +69,11 @@ def test_mean_and_sample_deviation_by_hand(tmp_path: Path) -> None:
     assert groups[0].mean == 3
     assert groups[0].deviation == pytest.approx(math.sqrt(10 / 3), rel=1e-15)
     assert groups[0].partner == 3.5
+
+
+@given(st.lists(st.floats(-1e100, 1e100, allow_subnormal=False) | st.integers(-9, 9) | st.floats(0, 5), min_size=2))
+def test_the_sample_deviation_is_that_of_the_standard_library(values: list[float]) -> None:
+    assert sample_deviation(values) == statistics.stdev(values)
 
 
 def test_rows_that_look_alike_are_told_apart(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 
 import pytest
 
@@ -64,6 +65,18 @@ def test_without_openmp_it_is_compiled_without_threads(monkeypatch):
     monkeypatch.setattr(native, "THREADS", "-no-such-flag")
     monkeypatch.setattr(native, "FLAGS", native.FLAGS[:-1])  # another name for the library
     assert native.library("adds").add(1, 2) == 3
+
+
+def test_it_is_compiled_ahead_by_another_thread_and_found(kernels):
+    compiled()
+    native._loaded.cache_clear()
+    (kernels / "adds.c").write_text(ADD.replace("a + b", "a + b + 2"))
+    native.ahead(["adds", "missing"])
+    assert native.library("adds").add(1, 1) == 4
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread() and thread.daemon:
+            thread.join(timeout=60)
+    assert len(list((kernels / "__pycache__").glob("*.so"))) == 2
 
 
 def test_no_compiler_no_library(monkeypatch):
